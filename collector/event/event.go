@@ -1,0 +1,94 @@
+// Package event defines Event, the one type that crosses every boundary of TaskGuard: sources make it, the
+// process table and the containers complete it, batches carry it, and every --json output is its JSON form.
+//
+// The JSON form is one object a line, snake_case; a field that is absent is unknown. It promises that what is
+// written can be read back: Unmarshal(Marshal(e)) equals e but for fields marked `json:"-"`.
+//
+// Strings that a process chose (paths, arguments, names) are carried as the kernel had them, including bytes
+// that are no UTF-8; only the JSON form replaces such bytes by U+FFFD. They are hostile input: whoever shows
+// them must escape them.
+//
+// The package imports the standard library only.
+package event
+
+import "time"
+
+// Event is one thing that happened on a host.
+//
+// An Event handed to a sink is on loan: it and everything it points to may be reused by its source as soon as
+// the call returns.
+type Event struct {
+	Time      time.Time  `json:"time"`
+	Kind      Kind       `json:"kind"`
+	Result    int32      `json:"result"` // 0, or the errno of a failed attempt
+	Process   *Process   `json:"process,omitempty"`
+	Container *Container `json:"container,omitempty"`
+	Host      *Host      `json:"host,omitempty"`
+
+	// The kind's own fields, under the first word of its name: exactly one of these, or none for process kinds,
+	// whose fields are in Process.
+	File  *File  `json:"file,omitempty"`
+	Net   *Net   `json:"net,omitempty"`
+	DNS   *DNS   `json:"dns,omitempty"`
+	Agent *Agent `json:"agent,omitempty"`
+}
+
+// Container is where a process runs, when that is not the host itself. ID comes from the cgroup path; the rest
+// from the container engine and the ECS agent, which may answer later: until then Pending is true.
+type Container struct {
+	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	Image   string `json:"image,omitempty"`
+	ImageID string `json:"image_id,omitempty"`
+	Runtime string `json:"runtime,omitempty"`
+	ECS     *ECS   `json:"ecs,omitempty"`
+	// Pending says that the container engine had not described the container when the event was sealed.
+	Pending bool `json:"pending,omitempty"`
+}
+
+// ECS is the task a container belongs to. TaskID alone is known from the cgroup path.
+type ECS struct {
+	Cluster   string `json:"cluster,omitempty"` // name or ARN, as the ECS agent labelled it
+	TaskARN   string `json:"task_arn,omitempty"`
+	TaskID    string `json:"task_id,omitempty"`
+	Family    string `json:"family,omitempty"`
+	Revision  string `json:"revision,omitempty"`
+	Container string `json:"container,omitempty"` // the container's name in the task definition
+}
+
+// Host is the machine, by the best identity it could give.
+type Host struct {
+	InstanceID string `json:"instance_id,omitempty"` // EC2 instance id
+	AccountID  string `json:"account_id,omitempty"`
+	Region     string `json:"region,omitempty"`
+	MachineID  string `json:"machine_id,omitempty"` // machine-id(5), when there is no instance id
+	Hostname   string `json:"hostname,omitempty"`
+	BootID     ID     `json:"boot_id,omitzero"`
+	// BootTime is the wall clock at boot as the agent saw it when it started; start times are relative to it.
+	BootTime time.Time `json:"-"`
+}
+
+// Agent holds the fields of the agent.* kinds.
+type Agent struct {
+	Version string `json:"version,omitempty"`
+
+	// agent.loss: Count events of kind Lost were lost at Stage because of Cause; or, when Count is absent,
+	// nothing was observed from From to To.
+	Stage string    `json:"stage,omitempty"`
+	Cause string    `json:"cause,omitempty"`
+	Lost  Kind      `json:"lost,omitempty"`
+	Count uint64    `json:"count,omitempty"`
+	From  time.Time `json:"from,omitzero"`
+	To    time.Time `json:"to,omitzero"`
+
+	// Sources says per kind where its events come from (agent.start and agent.heartbeat).
+	Sources []SourceState `json:"sources,omitempty"`
+}
+
+// SourceState is the health of one kind's collection.
+type SourceState struct {
+	Kind    Kind   `json:"kind"`
+	Via     string `json:"via"` // "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast", "audit/multicast", "replay", "agent" or "off"
+	Healthy bool   `json:"healthy"`
+	Reason  string `json:"reason,omitempty"`
+}
