@@ -1,0 +1,91 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// tracefs is a directory where tracefs is mounted. Where the host has not mounted it, it is a mount of our own that
+// no other process sees and that ends with the descriptor.
+type tracefs struct {
+	dir     string
+	private *os.File // nil for the host's
+}
+
+func openTracefs() (*tracefs, error) {
+	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
+		if _, err := os.Stat(filepath.Join(dir, "events")); err == nil {
+			return &tracefs{dir: dir}, nil
+		}
+	}
+	context, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open tracefs: %w: mount it with `mount -t tracefs tracefs /sys/kernel/tracing`", err)
+	}
+	defer unix.Close(context)
+	if err := unix.FsconfigCreate(context); err != nil {
+		return nil, fmt.Errorf("create tracefs mount: %w", err)
+	}
+	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("mount tracefs: %w", err)
+	}
+	return &tracefs{dir: "/proc/self/fd/" + strconv.Itoa(mount), private: os.NewFile(uintptr(mount), "tracefs")}, nil
+}
+
+func (t *tracefs) Close() error {
+	if t.private == nil {
+		return nil
+	}
+	return t.private.Close()
+}
+
+// errNoTracepoint says that this kernel does not have a tracepoint.
+var errNoTracepoint = errors.New("no such tracepoint in this kernel")
+
+// id returns the number of a tracepoint, which perf_event_open(2) wants.
+func (t *tracefs) id(group, name string) (uint64, error) {
+	text, err := os.ReadFile(filepath.Join(t.dir, "events", group, name, "id"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("%s/%s: %w", group, name, errNoTracepoint)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+}
+
+// perfEvent is a program on a tracepoint. Closing it detaches the program.
+type perfEvent struct{ fd int }
+
+// attachTracepoint runs a program at a tracepoint, on all CPUs.
+func (t *tracefs) attach(group, name string, program *ebpf.Program) (*perfEvent, error) {
+	id, err := t.id(group, name)
+	if err != nil {
+		return nil, err
+	}
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Wakeup: 1}
+	attr.Size = uint32(unix.PERF_ATTR_SIZE_VER1)
+	// The kernel runs a tracepoint's programs on every CPU, whichever one the event is opened for.
+	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open tracepoint %s/%s: %w", group, name, err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, program.FD()); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach to tracepoint %s/%s: %w", group, name, err), unix.Close(fd))
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("enable tracepoint %s/%s: %w", group, name, err), unix.Close(fd))
+	}
+	return &perfEvent{fd: fd}, nil
+}
+
+func (p *perfEvent) Close() error { return unix.Close(p.fd) }
