@@ -1,0 +1,222 @@
+// Package container tells where a process runs: in which container, of which image and ECS task.
+//
+// Which container it is comes from the kernel alone: the id of the process's cgroup, or the cgroup's path. What the
+// container is called comes from the Docker engine, in the background, as late as it likes.
+//
+// It promises: the event path (Locate, AddCgroup, Describe, Updates) does no I/O and waits for nobody, and Locate
+// does not allocate for a container that is known; a container is never taken for the host because the engine is
+// absent, slow or wrong; a container that was given out as pending is described later, once, if the engine ever
+// can; a container is remembered for a while after its end; and everything kept is bounded and counted (Stats),
+// whatever labels and cgroups others make.
+package container
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// Config says what to track. The zero Config tracks containers by path alone and describes none.
+type Config struct {
+	// Docker is the engine's address, "unix:///var/run/docker.sock". Empty: no engine is asked, and no container is
+	// ever pending.
+	Docker string
+	// Hierarchy is where cgroups have the ids that AddCgroup and Locate are given, see FindHierarchy. Zero: none.
+	Hierarchy Hierarchy
+	// Retain is how long at least a container and its cgroups are remembered after their end; 0 is 60 s.
+	Retain time.Duration
+	// MaxContainers and MaxCgroups bound what is remembered; 0 is 4,096 and 16,384. A container beyond the bound is
+	// still told apart by its id, but not described. A cgroup beyond it takes the place of another, which is looked
+	// up again when it is needed.
+	MaxContainers, MaxCgroups int
+	// Logger gets a line when the engine stops or starts to answer; nil discards it.
+	Logger *slog.Logger
+}
+
+const (
+	defaultRetain        = 60 * time.Second
+	defaultMaxContainers = 4096
+	defaultMaxCgroups    = 16384
+
+	// maxSought bounds the unknown cgroups that wait for a walk; an id beyond it is sought when next seen.
+	maxSought = 1024
+	// walkPause is how far apart walks for unknown cgroups are at least.
+	walkPause = time.Second
+	// sample is how many containers are looked at, at most, to find one that may be forgotten for another.
+	sample = 32
+)
+
+// Stats counts since New, but for the first three, which are as of now.
+type Stats struct {
+	Containers int `json:"containers"` // remembered
+	Cgroups    int `json:"cgroups"`    // remembered
+	Pending    int `json:"pending"`    // containers that the engine has not described yet
+
+	ContainersEvicted uint64 `json:"containers_evicted"` // ended ones forgotten early, to make room
+	ContainersRefused uint64 `json:"containers_refused"` // times that one had no room: known by its id only
+	CgroupsEvicted    uint64 `json:"cgroups_evicted"`    // forgotten to make room
+	CgroupsUnknown    uint64 `json:"cgroups_unknown"`    // ids that Locate was asked for and did not know
+	CgroupsFound      uint64 `json:"cgroups_found"`      // of those, found by a walk; the others were gone by then
+	Walks             uint64 `json:"walks"`              // walks of the hierarchy
+	WalksFailed       uint64 `json:"walks_failed"`       // of those, the ones that ended early
+	EngineFailures    uint64 `json:"engine_failures"`    // requests to the engine, or its stream, that failed
+	UpdatesDropped    uint64 `json:"updates_dropped"`    // descriptions that nobody fetched in time
+	Undescribed       uint64 `json:"undescribed"`        // containers given out as pending and forgotten as such
+}
+
+// Tracker knows the containers of this host. Its methods may be called from several goroutines.
+type Tracker struct {
+	config Config
+	log    *slog.Logger
+	dial   func(context.Context) (net.Conn, error) // to the engine
+
+	pending chan struct{} // has a value when a container began to wait for its description
+	sought  chan struct{} // has a value when a cgroup began to wait for a walk
+
+	// mu guards all below. It is held to look things up and to change them, never over I/O.
+	mu         sync.Mutex
+	containers map[string]*tracked
+	waiting    map[string]*tracked // of containers, those the engine has to describe
+	cgroups    map[uint64]cgroup
+	unknown    map[uint64]struct{} // cgroups to look for in the next walk
+	generation uint32              // of the last walk
+	updates    []event.Container
+	engine     engineState
+	stats      Stats
+}
+
+// tracked is one container. Those that found no room are in no map, but cgroups may point to them.
+type tracked struct {
+	// known is all that is known. It is replaced as a whole and never changed: events point to it.
+	known   *event.Container
+	cgroups int       // how many cgroups point here
+	gone    time.Time // when it was seen to be gone; zero while it exists
+	given   bool      // Describe gave it out as pending
+
+	asking   bool      // a request about it is under way
+	failures int       // requests in a row that failed
+	next     time.Time // no request before
+}
+
+// cgroup is what is known of one cgroup id.
+type cgroup struct {
+	in   *tracked  // nil for the host
+	walk uint32    // the generation of the last walk that saw it, or during which it was made
+	gone time.Time // when a walk first missed it
+}
+
+// New returns a tracker that knows nothing yet: call Bootstrap, then Run.
+func New(c Config) (*Tracker, error) {
+	socket, ok := strings.CutPrefix(c.Docker, "unix://")
+	if c.Docker != "" && (!ok || !strings.HasPrefix(socket, "/")) {
+		return nil, fmt.Errorf("docker address %q: want unix:///path, or nothing to do without names", c.Docker)
+	}
+	if c.Retain <= 0 {
+		c.Retain = defaultRetain
+	}
+	if c.MaxContainers <= 0 {
+		c.MaxContainers = defaultMaxContainers
+	}
+	if c.MaxCgroups <= 0 {
+		c.MaxCgroups = defaultMaxCgroups
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Tracker{
+		config:     c,
+		log:        c.Logger,
+		pending:    make(chan struct{}, 1),
+		sought:     make(chan struct{}, 1),
+		containers: make(map[string]*tracked),
+		waiting:    make(map[string]*tracked),
+		cgroups:    make(map[uint64]cgroup),
+		unknown:    make(map[uint64]struct{}),
+		engine: engineState{
+			reason: "docker is off: containers are known by their ids only",
+			logged: make(map[string]struct{}),
+		},
+	}
+	t.dial = func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{Timeout: answerTimeout}).DialContext(ctx, "unix", socket)
+	}
+	if c.Docker != "" {
+		t.engine.reason = "docker at " + c.Docker + " was not asked yet"
+	}
+	return t, nil
+}
+
+// Run keeps the tracker up to date until ctx is done; then it returns nil. It never gives up on the engine.
+func (t *Tracker) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	if t.config.Docker != "" {
+		running.Go(func() { t.follow(ctx) })
+	}
+	t.maintain(ctx)
+	return nil
+}
+
+// maintain forgets what is gone, and walks the hierarchy: regularly, and when there are unknown cgroups.
+func (t *Tracker) maintain(ctx context.Context) {
+	tick := time.NewTicker(max(t.config.Retain/2, walkPause))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			t.walkAgain()
+			t.forget(time.Now())
+		case <-t.sought:
+			t.walkAgain()
+			if !sleep(ctx, walkPause) {
+				return
+			}
+		}
+	}
+}
+
+func (t *Tracker) walkAgain() {
+	if t.config.Hierarchy.MountPoint == "" {
+		return
+	}
+	if err := t.walk(); err != nil {
+		t.log.Debug("walk cgroups", "error", err)
+	}
+}
+
+// Stats returns the counters.
+func (t *Tracker) Stats() Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stats
+	s.Containers, s.Cgroups, s.Pending = len(t.containers), len(t.cgroups), len(t.waiting)
+	return s
+}
+
+// signal puts a value into a channel of one, unless it has one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits for d, or returns false when ctx is done first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,657 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// fakeEngine speaks the part of the Docker API that a tracker uses, as dockerd 20.10 writes it.
+type fakeEngine struct {
+	mu         sync.Mutex
+	api        string // "1.41" by default
+	containers []fakeContainer
+	delay      time.Duration                                           // before every answer
+	misbehave  func(w http.ResponseWriter, r *http.Request) (did bool) // instead of an answer
+	streams    []chan string
+	requests   []string // "METHOD path", without the API version
+
+	connections chan net.Conn
+	server      *http.Server
+	up          bool
+}
+
+type fakeContainer struct {
+	id, name, image, imageID string
+	labels                   map[string]string
+}
+
+// newFakeEngine returns an engine that is reached without a network, for use in a bubble of synctest.
+func newFakeEngine() *fakeEngine {
+	return &fakeEngine{api: "1.41", connections: make(chan net.Conn)}
+}
+
+// The three methods of net.Listener.
+
+func (e *fakeEngine) Accept() (net.Conn, error) {
+	conn, ok := <-e.connections
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (e *fakeEngine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.up {
+		close(e.connections)
+	}
+	e.up = false
+	return nil
+}
+
+func (e *fakeEngine) Addr() net.Addr { return &net.UnixAddr{Name: "fake", Net: "unix"} }
+
+func (e *fakeEngine) start() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.up, e.connections = true, make(chan net.Conn)
+	e.server = &http.Server{Handler: e}
+	server := e.server
+	go server.Serve(e)
+}
+
+func (e *fakeEngine) stop() {
+	e.server.Close()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.streams = nil
+}
+
+func (e *fakeEngine) dial(ctx context.Context) (net.Conn, error) {
+	e.mu.Lock()
+	up, connections := e.up, e.connections
+	e.mu.Unlock()
+	if !up {
+		return nil, &net.OpError{Op: "dial", Net: "unix", Addr: e.Addr(), Err: syscall.ECONNREFUSED}
+	}
+	client, server := net.Pipe()
+	select {
+	case connections <- server:
+		return client, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (e *fakeEngine) set(change func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change()
+}
+
+// create makes a container and says so in the stream.
+func (e *fakeEngine) create(c fakeContainer) {
+	e.set(func() { e.containers = append(e.containers, c) })
+	e.say("create", c)
+}
+
+// destroy removes a container and says so in the stream.
+func (e *fakeEngine) destroy(c fakeContainer) {
+	e.set(func() { e.containers = nil })
+	e.say("destroy", c)
+}
+
+func (e *fakeEngine) say(action string, c fakeContainer) {
+	attributes := map[string]string{"image": c.image, "name": c.name}
+	for name, value := range c.labels {
+		attributes[name] = value
+	}
+	now := time.Now()
+	line, err := json.Marshal(map[string]any{
+		"status": action, "id": c.id, "from": c.image, "Type": "container", "Action": action,
+		"Actor": map[string]any{"ID": c.id, "Attributes": attributes},
+		"scope": "local", "time": now.Unix(), "timeNano": now.UnixNano(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, stream := range e.streams {
+		stream <- string(line) + "\n"
+	}
+}
+
+func (e *fakeEngine) count(request string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, r := range e.requests {
+		if strings.HasPrefix(r, request) {
+			n++
+		}
+	}
+	return n
+}
+
+func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/v"+e.api)
+	e.mu.Lock()
+	e.requests = append(e.requests, r.Method+" "+path)
+	delay, misbehave, containers := e.delay, e.misbehave, e.containers
+	e.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if misbehave != nil && misbehave(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	switch id := strings.TrimSuffix(strings.TrimPrefix(path, "/containers/"), "/json"); {
+	case path == "/_ping":
+		w.Header().Set("Api-Version", e.api)
+		w.Header().Set("Docker-Experimental", "false")
+		w.Header().Set("Ostype", "linux")
+	case path == "/events":
+		e.stream(w, r)
+	case path == "/containers/json":
+		list := []map[string]any{}
+		for _, c := range containers {
+			list = append(list, map[string]any{
+				"Id": c.id, "Names": []string{"/" + c.name}, "Image": c.image, "ImageID": c.imageID, "Labels": c.labels,
+				"Command": "/bin/sh", "Created": 1795389412, "State": "running", "Ports": []any{}, "Mounts": []any{},
+			})
+		}
+		json.NewEncoder(w).Encode(list)
+	default:
+		for _, c := range containers {
+			if c.id == id {
+				json.NewEncoder(w).Encode(map[string]any{
+					"Id": c.id, "Name": "/" + c.name, "Image": c.imageID, "Path": "/bin/sh", "State": map[string]any{},
+					"Config": map[string]any{"Image": c.image, "Labels": c.labels},
+				})
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprintf(w, `{"message":"No such container: %s"}`, id)
+	}
+}
+
+func (e *fakeEngine) stream(w http.ResponseWriter, r *http.Request) {
+	lines := make(chan string, 16)
+	e.set(func() { e.streams = append(e.streams, lines) })
+	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+	for {
+		select {
+		case line := <-lines:
+			io.WriteString(w, line)
+			w.(http.Flusher).Flush()
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// fail answers every request like the given one with an error.
+func fail(suffix string) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, suffix) {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusInternalServerError)
+		io.WriteString(w, `{"message":"cannot connect to containerd"}`)
+		return true
+	}
+}
+
+var web = fakeContainer{id: id1, name: "ecs-shop-42-web", image: "shop:1", imageID: "sha256:11", labels: ecsLabels()}
+
+// webDescribed is what is known of web in the end.
+func webDescribed() event.Container {
+	return event.Container{
+		ID: id1, Name: "ecs-shop-42-web", Image: "shop:1", ImageID: "sha256:11", Runtime: "docker", ECS: ecsTask(),
+	}
+}
+
+// bubble runs a test with a tracker on a fake engine, and with time that passes at once when all wait.
+func bubble(t *testing.T, c Config, test func(t *testing.T, tracker *Tracker, engine *fakeEngine)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		engine := newFakeEngine()
+		engine.start()
+		c.Docker = "unix:///fake"
+		tracker := newTracker(t, c)
+		tracker.dial = engine.dial
+		stop := run(t, tracker)
+		test(t, tracker, engine)
+		stop()
+		engine.stop()
+	})
+}
+
+func TestContainerThatRunsWhenTheAgentStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := newFakeEngine()
+		engine.containers = []fakeContainer{web}
+		engine.start()
+		defer engine.stop()
+		tracker := newTracker(t, Config{Docker: "unix:///fake"})
+		tracker.dial = engine.dial
+		defer run(t, tracker)()
+		synctest.Wait()
+		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1))
+		if diff := cmp.Diff(webDescribed(), got); diff != "" {
+			t.Error(diff)
+		}
+		if updates := tracker.Updates(); updates != nil {
+			t.Errorf("an update of what was never pending: %v", updates)
+		}
+		if ok, reason := tracker.State(); !ok || reason != "docker at unix:///fake answers (api 1.41)" {
+			t.Errorf("state: %v, %q", ok, reason)
+		}
+	})
+}
+
+// The engine takes 10 s for every answer. Events are located at once; names follow.
+func TestSlowEngine(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		engine.set(func() { engine.delay = 10 * time.Second; engine.containers = []fakeContainer{web} })
+		before := time.Now()
+		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
+		c := tracker.Locate(1, "")
+		want := event.Container{ID: id1, Runtime: "docker", ECS: &event.ECS{TaskID: task32}, Pending: true}
+		if diff := cmp.Diff(want, tracker.Describe(c)); diff != "" {
+			t.Error(diff)
+		}
+		if !time.Now().Equal(before) {
+			t.Error("the event path waited")
+		}
+		time.Sleep(time.Minute)
+		if diff := cmp.Diff([]event.Container{webDescribed()}, tracker.Updates()); diff != "" {
+			t.Error(diff)
+		}
+		if updates := tracker.Updates(); updates != nil {
+			t.Errorf("the update came again: %v", updates)
+		}
+		if diff := cmp.Diff(webDescribed(), tracker.Describe(c)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Name, image and labels come with the create event; the rest when inspect is answered.
+func TestCreateEventIsUsedAtOnce(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.set(func() { engine.delay = 10 * time.Second })
+		engine.create(web)
+		synctest.Wait()
+		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
+		want := webDescribed()
+		want.ImageID, want.Pending = "", true
+		if diff := cmp.Diff(want, tracker.Describe(tracker.Locate(1, ""))); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(11 * time.Second)
+		if diff := cmp.Diff([]event.Container{webDescribed()}, tracker.Updates()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// A container may be gone before anybody could ask about it; what its create event said remains.
+func TestContainerThatIsGoneBeforeItIsInspected(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.set(func() { engine.delay = time.Second })
+		engine.create(web)
+		engine.destroy(web)
+		synctest.Wait()
+		c := tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1)
+		tracker.Describe(c)
+		time.Sleep(2 * time.Second)
+		want := webDescribed()
+		want.ImageID = ""
+		if diff := cmp.Diff([]event.Container{want}, tracker.Updates()); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(defaultRetain - 3*time.Second)
+		if got := tracker.Describe(c); got.Name != want.Name {
+			t.Errorf("forgotten before its time: %+v", got)
+		}
+		time.Sleep(defaultRetain)
+		if s := tracker.Stats(); s.Containers != 0 || s.Undescribed != 0 {
+			t.Errorf("not forgotten: %+v", s)
+		}
+	})
+}
+
+// What looks like Docker's and is not becomes not pending when Docker says so.
+func TestContainerThatTheEngineDoesNotKnow(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		c := tracker.Locate(0, "/kubepods/burstable/pod1/"+id2)
+		if !tracker.Describe(c).Pending {
+			t.Error("not pending before the engine was asked")
+		}
+		synctest.Wait()
+		if diff := cmp.Diff([]event.Container{{ID: id2}}, tracker.Updates()); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(time.Hour)
+		if n := engine.count("GET /containers/" + id2); n != 1 {
+			t.Errorf("asked %d times, want once", n)
+		}
+	})
+}
+
+func TestRename(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.create(web)
+		synctest.Wait()
+		renamed := web
+		renamed.name = "other"
+		engine.say("rename", renamed)
+		synctest.Wait()
+		if got := tracker.Describe(&event.Container{ID: id1}); got.Name != "other" || got.Pending {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+// Whatever the engine does instead of answering, containers are told apart, and are described when it recovers.
+func TestEngineThatMisbehaves(t *testing.T) {
+	type answer = func(http.ResponseWriter, *http.Request) bool
+	every := func(f func(w http.ResponseWriter, r *http.Request)) answer {
+		return func(w http.ResponseWriter, r *http.Request) bool { f(w, r); return true }
+	}
+	endless := func(w io.Writer) {
+		chunk := bytes.Repeat([]byte("x"), 64<<10)
+		for {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}
+	at := func(suffix string, f func(w http.ResponseWriter, r *http.Request)) answer {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			ok := strings.HasSuffix(r.URL.Path, suffix)
+			if ok {
+				f(w, r)
+			}
+			return ok
+		}
+	}
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	tests := []struct {
+		name   string
+		answer answer
+		reason string
+	}{
+		{"hangs", every(hang), "docker hangs"},
+		{"fails", fail(""), "cannot connect to containerd"},
+		{"talks garbage", every(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }),
+			"invalid character"},
+		{"cuts the connection", every(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), "EOF"},
+		{"hangs in events", at("/events", hang), "no answer within 30s"},
+		{"fails in events", fail("/events"), "subscribe to docker events"},
+		{"ends the stream", at("/events", func(w http.ResponseWriter, _ *http.Request) {}), "read docker events: EOF"},
+		{"never ends an event", at("/events", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, `{"Type":"`)
+			endless(w)
+		}), "too long"},
+		{"is too old", at("/_ping", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Api-Version", "1.39")
+		}), "minimum supported API version is 1.40"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var log bytes.Buffer
+			config := Config{Retain: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			bubble(t, config, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+				engine.set(func() { engine.misbehave, engine.containers = tt.answer, []fakeContainer{web} })
+				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
+				if idOf(c) != id1 || !tracker.Describe(c).Pending {
+					t.Fatalf("got %+v", c)
+				}
+				time.Sleep(10 * time.Minute)
+				if ok, reason := tracker.State(); ok && tt.name != "ends the stream" || !strings.Contains(reason, tt.reason) {
+					t.Errorf("state: %v, %q; want %q", ok, reason, tt.reason)
+				}
+				if tracker.Stats().EngineFailures == 0 {
+					t.Error("failures are not counted")
+				}
+				engine.set(func() { engine.misbehave = nil })
+				time.Sleep(2 * time.Minute)
+				if ok, reason := tracker.State(); !ok {
+					t.Errorf("state after recovery: %q", reason)
+				}
+				if diff := cmp.Diff(webDescribed(), tracker.Describe(c)); diff != "" {
+					t.Error(diff)
+				}
+				if updates := tracker.Updates(); len(updates) != 1 {
+					t.Errorf("%d updates", len(updates))
+				}
+			})
+			warnings, recoveries := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO")
+			if warnings == 0 || warnings > 3 || recoveries == 0 || recoveries > 2 {
+				t.Errorf("%d problems and %d recoveries in the log:\n%s", warnings, recoveries, log.String())
+			}
+		})
+	}
+}
+
+// The engine's list fails, or is too long to be read; every container is asked for by itself.
+func TestListThatFails(t *testing.T) {
+	for name, answer := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"500": fail("/containers/json"),
+		"too long": func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/containers/json") {
+				return false
+			}
+			io.WriteString(w, `[{"Id":"`+strings.Repeat("x", maxAnswer)+`"}]`)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+				engine.set(func() { engine.misbehave, engine.containers = answer, []fakeContainer{web} })
+				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
+				synctest.Wait()
+				if diff := cmp.Diff(webDescribed(), tracker.Describe(c)); diff != "" {
+					t.Error(diff)
+				}
+				if s := tracker.Stats(); s.EngineFailures != 1 {
+					t.Errorf("got %+v, want one failure", s)
+				}
+			})
+		})
+	}
+}
+
+// A container that cannot be inspected is asked about ever more rarely, and does not stand in the way of others.
+func TestInspectThatFails(t *testing.T) {
+	bubble(t, Config{Retain: 24 * time.Hour}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.set(func() { engine.misbehave = fail(id2 + "/json") })
+		bad := tracker.Locate(0, "/docker/"+id2)
+		tracker.Describe(bad)
+		time.Sleep(time.Hour)
+		if n := engine.count("GET /containers/" + id2); n < 60 || n > 75 {
+			t.Errorf("asked %d times in an hour, want about once a minute", n)
+		}
+		ok, reason := tracker.State()
+		if !ok || !strings.Contains(reason, "not about 1 of the containers") {
+			t.Errorf("state: %v, %q", ok, reason)
+		}
+		engine.create(web)
+		synctest.Wait()
+		if got := tracker.Describe(&event.Container{ID: id1}); got.Pending {
+			t.Errorf("another container waits for the one that fails: %+v", got)
+		}
+		engine.set(func() { engine.misbehave = nil })
+		time.Sleep(2 * time.Minute)
+		if ok, reason := tracker.State(); !ok || strings.Contains(reason, "not about") {
+			t.Errorf("state after recovery: %v, %q", ok, reason)
+		}
+		if updates := tracker.Updates(); len(updates) != 1 || updates[0].ID != id2 {
+			t.Errorf("updates: %+v", updates)
+		}
+	})
+}
+
+// A hundred containers start at once on an engine that takes 1 s an answer: it is asked about four at a time.
+func TestInspectIsBounded(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.set(func() { engine.delay = time.Second })
+		for n := range 100 {
+			tracker.AddCgroup(uint64(n+1), "/docker/"+hexID(n))
+		}
+		time.Sleep(10*time.Second + 1)
+		if n := engine.count("GET /containers/0"); n != 11*inspectors {
+			t.Errorf("asked %d times in 10 s, want %d", n, 11*inspectors)
+		}
+		time.Sleep(20 * time.Second)
+		if s := tracker.Stats(); s.Pending != 0 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+func TestEngineRestarts(t *testing.T) {
+	var log bytes.Buffer
+	config := Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	bubble(t, config, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		time.Sleep(time.Hour)
+		engine.stop()
+		c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
+		tracker.Describe(c)
+		time.Sleep(time.Hour)
+		if ok, reason := tracker.State(); ok || !strings.Contains(reason, "connection refused: start docker") {
+			t.Errorf("state: %v, %q", ok, reason)
+		}
+		engine.set(func() { engine.containers = []fakeContainer{web} })
+		engine.start()
+		time.Sleep(maxBackoff)
+		if diff := cmp.Diff(webDescribed(), tracker.Describe(c)); diff != "" {
+			t.Error(diff)
+		}
+		other := fakeContainer{id: id2, name: "other", image: "o", imageID: "sha256:2"}
+		engine.create(other)
+		synctest.Wait()
+		if got := tracker.Describe(&event.Container{ID: id2}); got.Name != "other" {
+			t.Errorf("the stream after the restart is not followed: %+v", got)
+		}
+		time.Sleep(steadyAfter)
+	})
+	if got := strings.Count(log.String(), "\n"); got != 4 { // answers, EOF, refused, answers again
+		t.Errorf("%d lines in the log:\n%s", got, log.String())
+	}
+}
+
+// What happened while there was no stream is asked for again, from the last event on.
+func TestStreamIsResumed(t *testing.T) {
+	var mu sync.Mutex
+	var since []string
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		engine.set(func() {
+			engine.misbehave = func(_ http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, "/events") {
+					mu.Lock()
+					defer mu.Unlock()
+					since = append(since, r.URL.Query().Get("since"))
+				}
+				return false
+			}
+		})
+		time.Sleep(time.Minute)
+		engine.create(web)
+		last := time.Now()
+		time.Sleep(time.Minute)
+		engine.stop()
+		engine.start()
+		time.Sleep(maxBackoff)
+		mu.Lock()
+		defer mu.Unlock()
+		want := fmt.Sprintf("%d.%09d", last.Unix(), last.Nanosecond())
+		if len(since) != 1 || since[0] != want {
+			t.Errorf("since %v, want %v", since, want)
+		}
+	})
+}
+
+func TestGarbageEventsAreIgnored(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		for _, id := range []string{"", "x", strings.Repeat("../", 22), strings.ToUpper(id1)} {
+			engine.create(fakeContainer{id: id, name: "x"})
+			engine.destroy(fakeContainer{id: id, name: "x"})
+		}
+		synctest.Wait()
+		if s := tracker.Stats(); s.Containers != 0 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+// The same over a real socket.
+func TestEngineOnASocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "d.sock")
+	tracker := newTracker(t, Config{Docker: "unix://" + socket})
+	defer run(t, tracker)()
+	eventually(t, "the remedy in the state", func() bool {
+		ok, reason := tracker.State()
+		return !ok && strings.Contains(reason, "install and start docker")
+	})
+	engine := newFakeEngine()
+	engine.containers = []fakeContainer{web}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: engine}
+	go server.Serve(listener)
+	defer server.Close()
+	eventually(t, "the description", func() bool {
+		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1))
+		return cmp.Equal(webDescribed(), got)
+	})
+}
+
+// eventually waits for something that others do.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
