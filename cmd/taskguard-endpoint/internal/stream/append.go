@@ -1,0 +1,147 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"syscall"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/batch"
+)
+
+const (
+	batchPrefix   = "taskguard.batches."
+	batchSubjects = batchPrefix + "*.*" // agent, epoch
+
+	// headerSequence holds a batch's sequence number.
+	headerSequence = "Taskguard-Sequence"
+	// appendAttempts is how often Append looks again when another append to the same subject came first.
+	appendAttempts = 3
+)
+
+// Append stores a batch, given as the frame it came in and the header that was decoded from it, unless the log has
+// it: then it returns false. Batches of one agent and epoch must come in the order of their sequence numbers; one
+// that is not above the highest stored is a repeat. When Append returns true the batch is on stable storage; when it
+// returns an error the batch may be stored all the same, and appending it again tells.
+func (s *Store) Append(ctx context.Context, h *batch.Header, frame []byte) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	stored, err := s.append(ctx, h, frame)
+	if err != nil {
+		s.noticeFailure()
+		return false, fmt.Errorf("append batch: %w", err)
+	}
+	return stored, nil
+}
+
+func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool, error) {
+	key := markKey{h.ID.Agent, h.ID.Epoch}
+	m, known := s.marks.get(key)
+	if !known {
+		var err error
+		if m, err = s.loadMark(ctx, key); err != nil {
+			return false, err
+		}
+	}
+	described := false
+	for range appendAttempts {
+		if h.ID.Sequence <= m.sequence {
+			s.marks.put(key, m)
+			return false, s.dir.sync()
+		}
+		if !described {
+			if err := s.prepare(ctx, h); err != nil {
+				return false, err
+			}
+			described = true
+		}
+		seq, err := s.publish(ctx, h.ID, frame, m.last)
+		if err == nil {
+			s.marks.put(key, mark{sequence: h.ID.Sequence, last: seq})
+			return true, s.dir.sync()
+		}
+		if !isWrongLast(err) {
+			return false, err
+		}
+		// Somebody else appended to the subject, or the limits discarded the batch the mark came from.
+		found, err := s.loadMark(ctx, key)
+		if err != nil {
+			return false, err
+		}
+		m = mark{sequence: max(m.sequence, found.sequence), last: found.last}
+	}
+	return false, errors.New("others append the same agent's batches at the same time")
+}
+
+// prepare does what must be done before a batch is stored: what it tells of earlier containers is stored first, as
+// nobody would do it for a batch that is a repeat.
+func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(s.cfg.Dir, &fs); err != nil {
+		return fmt.Errorf("inspect disk: %w", err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < s.cfg.MinFree {
+		return fmt.Errorf("%w: %d bytes free in %s, want %d", ErrDiskFull, free, s.cfg.Dir, s.cfg.MinFree)
+	}
+	return s.putDescriptions(ctx, h.ID.Agent, h.Updates)
+}
+
+// publish stores a frame if the last message of its subject is the one with sequence number last, which JetStream
+// checks under its lock, so that of several appends one succeeds.
+func (s *Store) publish(ctx context.Context, id batch.ID, frame []byte, last uint64) (uint64, error) {
+	msg := &nats.Msg{Subject: subjectOf(markKey{id.Agent, id.Epoch}), Data: frame, Header: nats.Header{
+		headerSequence: {strconv.FormatUint(id.Sequence, 10)},
+	}}
+	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// loadMark reads a mark from the log; the zero mark when the log has no batch of that agent and epoch.
+func (s *Store) loadMark(ctx context.Context, key markKey) (mark, error) {
+	msg, err := s.batches.GetLastMsgForSubject(ctx, subjectOf(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return mark{}, nil
+	}
+	if err != nil {
+		return mark{}, fmt.Errorf("read high-water mark: %w", err)
+	}
+	sequence, err := strconv.ParseUint(msg.Header.Get(headerSequence), 10, 64)
+	if err != nil {
+		return mark{}, fmt.Errorf("read high-water mark of message %d: %w", msg.Sequence, err)
+	}
+	return mark{sequence: sequence, last: msg.Sequence}, nil
+}
+
+func subjectOf(key markKey) string {
+	return batchPrefix + key.agent.String() + "." + strconv.FormatUint(key.epoch, 10)
+}
+
+// agentOf is the inverse of subjectOf, as far as it is needed.
+func agentOf(subject string) (event.ID, error) {
+	if len(subject) < len(batchPrefix)+36 {
+		return event.ID{}, fmt.Errorf("no agent in subject %q", subject)
+	}
+	return event.ParseID(subject[len(batchPrefix) : len(batchPrefix)+36])
+}
+
+func isWrongLast(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// noticeFailure closes failed when JetStream will store no more until it is started again: after an I/O error it does not
+// even answer.
+func (s *Store) noticeFailure() {
+	if s.server.Healthz(nil).StatusCode != http.StatusOK {
+		s.failOnce.Do(func() { close(s.failed) })
+	}
+}

@@ -1,0 +1,162 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/taskguard/taskguard/sender/batch"
+)
+
+// clockSlack is how far a host's clock may be ahead of this one for ReadOptions.Since to find its events.
+const clockSlack = 5 * time.Minute
+
+// readAhead is how many batches are fetched before they are asked for.
+const readAhead = 4
+
+// stallCheck is how long a Read that is not to follow waits before it looks whether what it waits for is still there.
+const stallCheck = 2 * time.Second
+
+// ReadOptions says what to read.
+type ReadOptions struct {
+	// Since skips batches stored before it, less some minutes for clocks that differ: batches that are read may
+	// hold events from before it. The zero time reads from the oldest batch on.
+	Since time.Time
+	// Follow goes on when all is read that was stored at the beginning, until the context is done.
+	Follow bool
+}
+
+// Gaps counts the batches that a Read could not give.
+type Gaps struct {
+	Discarded  uint64 // by the log's limits, before they were reached
+	Unreadable uint64 // damaged on disk
+}
+
+// Read hands the batches of the log to fn, in the order in which they were stored. A batch is the caller's. Read
+// ends with nil at what was stored when it began, or, to follow, when ctx is done; or with the first error of fn.
+// It holds a few batches in memory at most, however slow fn is.
+func (s *Store) Read(ctx context.Context, o ReadOptions, fn func(*batch.Batch) error) (Gaps, error) {
+	r := reader{store: s, fn: fn, follow: o.Follow}
+	err := r.run(ctx, o.Since)
+	if ctx.Err() != nil && o.Follow {
+		err = nil
+	}
+	if err != nil {
+		return r.gaps, fmt.Errorf("read log: %w", err)
+	}
+	return r.gaps, nil
+}
+
+// reader is one Read.
+type reader struct {
+	store  *Store
+	fn     func(*batch.Batch) error
+	follow bool
+	end    uint64 // sequence number of the last message to read, unless follow
+	next   uint64 // that of the next one expected
+	buf    []byte
+	gaps   Gaps
+}
+
+func (r *reader) run(ctx context.Context, since time.Time) error {
+	info, err := r.store.batches.Info(ctx)
+	if err != nil {
+		return err
+	}
+	r.end = info.State.LastSeq
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+	if !since.IsZero() {
+		start := since.Add(-clockSlack)
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
+	}
+	consumer, err := r.store.batches.OrderedConsumer(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	at := consumer.CachedInfo()
+	if !r.follow && at.NumPending == 0 {
+		return nil
+	}
+	r.next = at.Delivered.Stream + 1
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead))
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	for done := false; !done; {
+		if done, err = r.step(ctx, messages); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step reads one message and reports whether it was the last to read.
+func (r *reader) step(ctx context.Context, messages jetstream.MessagesContext) (bool, error) {
+	wait, cancel := ctx, context.CancelFunc(func() {})
+	if !r.follow {
+		wait, cancel = context.WithTimeout(ctx, stallCheck)
+	}
+	msg, err := messages.Next(jetstream.NextContext(wait))
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return r.overtaken(ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		return false, err
+	}
+	seq := meta.Sequence.Stream
+	if !r.follow && seq > r.end {
+		r.gaps.Discarded += r.end + 1 - r.next
+		return true, nil
+	}
+	r.gaps.Discarded += seq - r.next
+	r.next = seq + 1
+	return !r.follow && seq == r.end, r.hand(ctx, msg)
+}
+
+// overtaken reports whether the limits have discarded all that was still to be read.
+func (r *reader) overtaken(ctx context.Context) (bool, error) {
+	info, err := r.store.batches.Info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if info.State.FirstSeq <= r.end {
+		return false, nil
+	}
+	r.gaps.Discarded += r.end + 1 - r.next
+	return true, nil
+}
+
+// hand decodes a message and hands it on.
+func (r *reader) hand(ctx context.Context, msg jetstream.Msg) error {
+	agent, err := agentOf(msg.Subject())
+	if err != nil {
+		return err
+	}
+	b, err := r.decode(msg.Data())
+	if err != nil {
+		r.gaps.Unreadable++
+		return nil
+	}
+	if err := r.store.join(ctx, agent, b); err != nil {
+		return err
+	}
+	return r.fn(b)
+}
+
+func (r *reader) decode(frame []byte) (*batch.Batch, error) {
+	data, err := r.store.codec.Decompress(r.buf[:0], frame)
+	if err != nil {
+		return nil, err
+	}
+	r.buf = data
+	return batch.Decode(data)
+}

@@ -1,0 +1,207 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/batch"
+	"github.com/taskguard/taskguard/sender/spool"
+)
+
+// sealAll seals batches as they become full or old until ctx is done, and then what is left.
+func (s *Sender) sealAll(ctx context.Context) {
+	interval := time.NewTicker(s.cfg.SealInterval)
+	defer interval.Stop()
+	for {
+		select {
+		case <-s.wake:
+			s.sealFull()
+		case <-interval.C:
+			s.sealFull()
+			s.sealOpen(false)
+		case <-ctx.Done():
+			s.sealOpen(true)
+			return
+		}
+	}
+}
+
+func (s *Sender) sealFull() {
+	for {
+		next, ok := s.takeFull()
+		if !ok {
+			return
+		}
+		s.collectUpdates()
+		s.seal(next)
+	}
+}
+
+func (s *Sender) takeFull() (next handedOver, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.full) == 0 {
+		return handedOver{}, false
+	}
+	next = s.full[0]
+	s.full = append(s.full[:0], s.full[1:]...)
+	return next, true
+}
+
+// sealOpen seals the open batch if there is anything to tell. If it is the last one, Emit takes no more.
+func (s *Sender) sealOpen(last bool) {
+	s.collectUpdates()
+	if last {
+		s.close()
+		s.sealFull()
+	}
+	if next, ok := s.takeOpen(); ok {
+		s.seal(next)
+	}
+}
+
+func (s *Sender) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
+func (s *Sender) takeOpen() (next handedOver, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.opened() {
+		return handedOver{}, false
+	}
+	// While the disk takes no batch, one that only tells of losses would be one more loss, every second.
+	telling := (len(s.pending) > 0 || s.ledger.unreported()) && !s.disk.troubled()
+	if s.open.Events() == 0 && !telling {
+		return handedOver{}, false
+	}
+	next = handedOver{s.open, time.Now()}
+	s.open = nil
+	return next, true
+}
+
+// collectUpdates adds the descriptions that came meanwhile to those that wait for a batch.
+func (s *Sender) collectUpdates() {
+	s.pending = append(s.pending, s.cfg.Updates()...)
+	if excess := len(s.pending) - maxPending; excess > 0 {
+		s.cfg.Logger.Warn("too many container descriptions wait, oldest dropped", "dropped", excess)
+		s.pending = append(s.pending[:0], s.pending[excess:]...)
+	}
+}
+
+// seal turns a builder into a frame in the spool and makes the builder free again.
+func (s *Sender) seal(next handedOver) {
+	s.sequence++
+	updates := s.pending[:min(len(s.pending), maxUpdates)]
+	told := s.tell(next.builder)
+	c := countsOf(next.builder)
+	s.data = next.builder.Seal(s.data[:0], batch.Header{
+		ID:   batch.ID{Agent: s.cfg.Agent, Epoch: s.cfg.Epoch, Sequence: s.sequence},
+		Host: s.cfg.Host(), Ledger: told.Ledger, Updates: updates,
+	}, s.cfg.Describe)
+	s.recycle(next.builder)
+	s.frame = s.codec.Compress(s.frame[:0], s.data)
+	if len(s.data) > batch.MaxSize || len(s.frame) > batch.MaxCompressed {
+		// The receiver would refuse it. An event of megabytes is in it, which no source makes.
+		s.loseOpen(c, "seal", "too_large")
+		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
+		return
+	}
+	s.live.publish(s.frame)
+	if s.store(c, told) {
+		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
+		s.cfg.OnSeal(next.at)
+	}
+}
+
+// tell takes what the ledger gained and appends an agent.loss event for each loss.
+func (s *Sender) tell(b *batch.Builder) report {
+	told := s.takeReport()
+	now := time.Now()
+	for _, loss := range told.Lost {
+		if loss.Kind != event.AgentLoss {
+			b.Append(&event.Event{Time: now, Kind: event.AgentLoss, Agent: &event.Agent{
+				Stage: loss.Stage, Cause: loss.Cause, Lost: loss.Kind, Count: loss.Count,
+			}})
+		}
+	}
+	return told
+}
+
+// takeReport returns what the ledger gained, with the agent.loss events that are to tell of it.
+func (s *Sender) takeReport() report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.ledger.report()
+	for _, loss := range r.Lost {
+		if loss.Kind != event.AgentLoss {
+			s.ledger.observe(event.AgentLoss, 1)
+			s.ledger.open++
+			r.told++
+			r.Observed++
+		}
+	}
+	return r
+}
+
+func countsOf(b *batch.Builder) counts {
+	c := counts(b.Counts())
+	c[0] = 0
+	c[0] = uint64(b.Events()) - c.total()
+	return c
+}
+
+func (s *Sender) recycle(b *batch.Builder) {
+	b.Reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = append(s.free, b)
+}
+
+func (s *Sender) loseOpen(c counts, stage, cause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.open -= c.total()
+	s.ledger.loseAll(c, stage, cause)
+}
+
+// store puts the sealed frame into the spool.
+func (s *Sender) store(c counts, told report) bool {
+	s.enter(c)
+	evicted, err := s.cfg.Spool.Put(spool.Entry{Epoch: s.cfg.Epoch, Sequence: s.sequence, Events: c.total()}, s.frame)
+	s.settle(evicted, told, err)
+	if err != nil {
+		s.disk.is(rootText(err), "cannot spool batches, they are lost: free or repair the disk", "error", err)
+		return false
+	}
+	s.disk.isOver()
+	return true
+}
+
+// enter counts the batch as spooled. That is before it is, as it may be acknowledged before Put has returned.
+func (s *Sender) enter(c counts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.spool(s.sequence, c)
+}
+
+// settle counts what became of the batch and of those that had to make room for it.
+func (s *Sender) settle(evicted []spool.Entry, told report, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, old := range evicted {
+		s.ledger.unspool(old.Sequence, old.Events, old.Epoch == s.cfg.Epoch, "spool", "evicted")
+	}
+	switch {
+	case err == nil:
+		s.ledger.reported(told)
+	case errors.Is(err, spool.ErrFull):
+		s.ledger.unspool(s.sequence, 0, true, "spool", "full")
+	default:
+		s.ledger.unspool(s.sequence, 0, true, "spool", "write")
+	}
+}

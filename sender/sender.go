@@ -1,0 +1,242 @@
+// Package sender takes events, seals them into batches, spools the batches and uploads them; and it keeps the ledger.
+//
+// It promises: Emit and Lost never wait for another party and never do I/O; batches reach the transport in the order
+// in which they were sealed, each with the same bytes until it is accepted; and every event is accounted for, in every
+// snapshot of the ledger: observed == acked + spooled + open + lost.
+package sender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/batch"
+	"github.com/taskguard/taskguard/sender/spool"
+)
+
+// Defaults of Config, and limits.
+const (
+	DefaultSealInterval = time.Second
+	DefaultMaxEvents    = 4096
+	DefaultMaxBytes     = 512 << 10
+	DefaultDrainTimeout = 5 * time.Second
+
+	// builders is how many batches can be filled or waiting to be sealed. They are made once and used again.
+	builders = 8
+	// maxUpdates is how many descriptions of containers one batch carries.
+	maxUpdates = 1024
+	// maxPending is how many of them may wait for the next batches.
+	maxPending = 8 * maxUpdates
+)
+
+// Transport delivers frames.
+type Transport interface {
+	// Send delivers a frame, which it must not change, and returns nil when the receiver has stored it. Any error but
+	// a Failure with Reject set means: send the same frame again later.
+	Send(ctx context.Context, frame []byte) error
+}
+
+// Config says what a sender works with. Functions in it must not block.
+type Config struct {
+	Agent     event.ID          // required
+	Epoch     uint64            // when this run of the agent began, ns since 1970; required
+	Host      func() event.Host // asked at every seal; required
+	Spool     *spool.Spool      // the sender's alone; required
+	Transport Transport         // required
+	// Describe tells what is known of a container that a batch names. Nil is what its event says.
+	Describe func(*event.Container) event.Container
+	// Updates returns the containers that were described since it was last asked, after a batch had been sealed that
+	// named them as pending. Nil is none.
+	Updates func() []event.Container
+	// OnSeal is told, when a batch is on disk, that all that was emitted before t is on disk or counted as lost. It is
+	// called by one goroutine. Nil is nobody.
+	OnSeal func(t time.Time)
+
+	SealInterval time.Duration // 0 is DefaultSealInterval
+	MaxEvents    int           // events in a batch; 0 is DefaultMaxEvents
+	MaxBytes     int           // bytes of a batch before compression, plus at most one event; 0 is DefaultMaxBytes
+	DrainTimeout time.Duration // how long Run may go on uploading after its end; 0 is DefaultDrainTimeout
+	Logger       *slog.Logger  // nil is no log
+}
+
+// Sender is a sink of events. Make one with New, and have Run running.
+type Sender struct {
+	cfg   Config
+	codec *batch.Codec
+	// wake receives when a batch is full.
+	wake chan struct{}
+
+	mu     sync.Mutex
+	ledger ledger
+	// open is the batch being filled, nil when there is no free builder; full holds those to be sealed, oldest first.
+	open    *batch.Builder
+	full    []handedOver
+	free    []*batch.Builder
+	started bool
+	closed  bool // the last batch is taken: what comes now is lost
+	upload  Upload
+
+	// What follows is used by the goroutine that seals, only.
+	sequence    uint64
+	pending     []event.Container
+	data, frame []byte
+	disk        trouble
+
+	// uplink is used by the goroutine that uploads, only.
+	uplink trouble
+
+	live live
+}
+
+// handedOver is a full batch: all that was emitted before at is in it or in earlier ones.
+type handedOver struct {
+	builder *batch.Builder
+	at      time.Time
+}
+
+// New returns a sender. The events that the spool holds already count as observed and spooled: the ledger accounts
+// for all that this agent is responsible for.
+func New(cfg Config) (*Sender, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("create sender: %w", err)
+	}
+	codec, err := batch.NewCodec()
+	if err != nil {
+		return nil, fmt.Errorf("create sender: %w", err)
+	}
+	s := &Sender{cfg: cfg, codec: codec, wake: make(chan struct{}, 1)}
+	for range builders {
+		s.free = append(s.free, batch.NewBuilder())
+	}
+	s.full = make([]handedOver, 0, builders)
+	s.disk = trouble{log: cfg.Logger, over: "spool takes batches again"}
+	s.uplink = trouble{log: cfg.Logger, over: "upload works again"}
+	s.ledger = newLedger(cfg.Spool.Stats().Events)
+	return s, nil
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.Agent == event.ID{}, c.Epoch == 0:
+		return errors.New("no identity: want Agent and Epoch")
+	case c.Host == nil, c.Spool == nil, c.Transport == nil:
+		return errors.New("want Host, Spool and Transport")
+	case c.MaxEvents < 0, c.MaxEvents > batch.MaxEvents/2:
+		return fmt.Errorf("MaxEvents %d: want at most %d", c.MaxEvents, batch.MaxEvents/2)
+	case c.MaxBytes < 0, c.MaxBytes > batch.MaxSize/4:
+		return fmt.Errorf("MaxBytes %d: want at most %d", c.MaxBytes, batch.MaxSize/4)
+	case c.SealInterval < 0, c.DrainTimeout < 0:
+		return fmt.Errorf("negative time: SealInterval %v, DrainTimeout %v", c.SealInterval, c.DrainTimeout)
+	}
+	setDefault(&c.SealInterval, DefaultSealInterval)
+	setDefault(&c.MaxEvents, DefaultMaxEvents)
+	setDefault(&c.MaxBytes, DefaultMaxBytes)
+	setDefault(&c.DrainTimeout, DefaultDrainTimeout)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Updates == nil {
+		c.Updates = func() []event.Container { return nil }
+	}
+	if c.OnSeal == nil {
+		c.OnSeal = func(time.Time) {}
+	}
+	return nil
+}
+
+func setDefault[T int | time.Duration](v *T, value T) {
+	if *v == 0 {
+		*v = value
+	}
+}
+
+// Emit takes an event on loan and appends it to the open batch. When all batches wait to be sealed, it is lost and
+// counted as queue/full; after the end of Run, as queue/closed.
+func (s *Sender) Emit(e *event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.observe(e.Kind, 1)
+	switch {
+	case s.closed:
+		s.ledger.lose(e.Kind, "queue", "closed", 1)
+		return
+	case !s.opened():
+		s.ledger.lose(e.Kind, "queue", "full", 1)
+		return
+	}
+	s.open.Append(e)
+	s.ledger.open++
+	if s.open.Events() >= s.cfg.MaxEvents || s.open.Size() >= s.cfg.MaxBytes {
+		s.full = append(s.full, handedOver{s.open, time.Now()})
+		s.open = nil
+		notify(s.wake)
+	}
+}
+
+// opened makes sure that there is an open batch, if it can. The caller holds s.mu.
+func (s *Sender) opened() bool {
+	if s.open == nil && len(s.free) > 0 {
+		last := len(s.free) - 1
+		s.open, s.free = s.free[last], s.free[:last]
+	}
+	return s.open != nil
+}
+
+// Lost counts n events of a kind as observed, and as lost at a stage because of a cause. An agent.loss event in the
+// next batch tells of it.
+func (s *Sender) Lost(kind event.Kind, stage, cause string, n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.observe(kind, n)
+	s.ledger.lose(kind, stage, cause, n)
+}
+
+// Ledger returns a snapshot of the ledger.
+func (s *Sender) Ledger() Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.snapshot()
+}
+
+// Run seals and uploads until ctx is done. Then it seals what is open, and goes on to upload what is spooled until
+// nothing is left, the receiver does not take a batch, or DrainTimeout is over; the rest stays in the spool for the
+// next run. It can be run once.
+func (s *Sender) Run(ctx context.Context) error {
+	if !s.start() {
+		return errors.New("run sender: it has run already")
+	}
+	uploading, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	sealed := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() { s.uploadAll(uploading, sealed) })
+
+	s.sealAll(ctx)
+	close(sealed)
+	s.live.close()
+	timeout := time.AfterFunc(s.cfg.DrainTimeout, cancel)
+	defer timeout.Stop()
+	running.Wait()
+	return nil
+}
+
+func (s *Sender) start() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started {
+		return false
+	}
+	s.started = true
+	return true
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,199 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/taskguard/taskguard/sender/spool"
+)
+
+// Failure is what a Transport knows about a frame that was not accepted.
+type Failure struct {
+	Err    error  // what is wrong
+	Remedy string // what an operator can do about it; may be empty
+	// After is how long the receiver asks to wait; 0 when it does not say.
+	After time.Duration
+	// Reject says that the receiver will never accept this frame, and is the cause it is counted under: RejectMalformed
+	// or RejectTooLarge. The frame is set aside. Empty means: try again.
+	Reject string
+}
+
+// Causes of rejection.
+const (
+	RejectMalformed = "rejected"
+	RejectTooLarge  = "too_large"
+)
+
+// Error returns what is wrong, without the remedy.
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap returns Err.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Upload is the state of uploading.
+type Upload struct {
+	Problem     string    `json:"problem,omitempty"`     // why the last try was in vain; absent when it was not
+	Remedy      string    `json:"remedy,omitempty"`      // what can be done about it
+	Since       time.Time `json:"since,omitzero"`        // the first try in vain since a batch was accepted
+	NextTry     time.Time `json:"next_try,omitzero"`     // when the wait after a problem ends
+	LastSuccess time.Time `json:"last_success,omitzero"` // when a batch was accepted
+	Retries     uint64    `json:"retries"`               // tries in vain since the start
+	Rejected    uint64    `json:"rejected"`              // batches the receiver refused for good since the start
+}
+
+// Upload returns the state of uploading.
+func (s *Sender) Upload() Upload {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upload
+}
+
+const (
+	minBackoff    = time.Second
+	maxBackoff    = time.Minute
+	maxRetryAfter = 5 * time.Minute
+	// retryAfterJitter spreads agents that were all told the same Retry-After.
+	retryAfterJitter = time.Second
+)
+
+// backoff returns how long to wait after a number of failures in a row: as long as the receiver asked, within limits,
+// or else about twice as long each time. Both are spread at random.
+func backoff(failures int, asked time.Duration) time.Duration {
+	if asked > 0 {
+		return min(asked+rand.N(retryAfterJitter), maxRetryAfter)
+	}
+	half := min(minBackoff<<min(failures-1, 10), maxBackoff/2)
+	return half + rand.N(half)
+}
+
+// uploadAll uploads batches, oldest first and one at a time, until ctx is done. When sealed is closed it goes on
+// until the spool is empty or a batch is not accepted.
+func (s *Sender) uploadAll(ctx context.Context, sealed <-chan struct{}) {
+	defer s.cfg.Spool.Release()
+	failures := 0
+	draining := false
+	for ctx.Err() == nil {
+		entry, ok := s.cfg.Spool.Next()
+		if !ok && draining {
+			return
+		}
+		if !ok {
+			select {
+			case <-s.cfg.Spool.Changed():
+			case <-sealed:
+				draining = true
+			case <-ctx.Done():
+			}
+			continue
+		}
+		asked, err := s.deliver(ctx, entry)
+		if err == nil {
+			failures = 0
+			continue
+		}
+		failures++
+		if draining && !rejects(err) {
+			return
+		}
+		if s.pause(ctx, sealed, backoff(failures, asked)) {
+			draining = true
+		}
+	}
+}
+
+// pause waits, and returns early, with true, when the wait is cut short as sealed is closed.
+func (s *Sender) pause(ctx context.Context, sealed <-chan struct{}, wait time.Duration) bool {
+	s.mu.Lock()
+	s.upload.NextTry = time.Now().Add(wait)
+	s.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-sealed:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// deliver sends a batch that is held, and ends the hold by what becomes of it. asked is how long the receiver wants
+// the next try to wait.
+func (s *Sender) deliver(ctx context.Context, e spool.Entry) (asked time.Duration, err error) {
+	frame, err := s.cfg.Spool.Read(e)
+	if errors.Is(err, spool.ErrCorrupt) {
+		s.setAside(e, "spool", "corrupt", err)
+		return 0, nil
+	}
+	if err == nil {
+		err = s.cfg.Transport.Send(ctx, frame)
+	}
+	if err == nil {
+		s.cfg.Spool.Remove()
+		s.unspool(e, "", "")
+		s.succeeded()
+		return 0, nil
+	}
+	if ctx.Err() != nil {
+		return 0, err // not the receiver's fault
+	}
+	var failure *Failure
+	if !errors.As(err, &failure) {
+		failure = &Failure{Err: err}
+	}
+	if failure.Reject != "" {
+		s.setAside(e, "send", failure.Reject, err)
+	} else {
+		s.cfg.Spool.Release()
+		s.uplink.is(failure.Error(), "cannot upload", "error", err, "remedy", failure.Remedy)
+	}
+	s.failed(failure)
+	return failure.After, err
+}
+
+func rejects(err error) bool {
+	var failure *Failure
+	return errors.As(err, &failure) && failure.Reject != ""
+}
+
+// setAside moves a batch out of the way of those behind it.
+func (s *Sender) setAside(e spool.Entry, stage, cause string, why error) {
+	if err := s.cfg.Spool.SetAside(cause); err != nil {
+		s.cfg.Logger.Warn("cannot keep a batch that was set aside", "batch", e.Sequence, "error", err)
+	}
+	s.unspool(e, stage, cause)
+	s.cfg.Logger.Warn("batch set aside, its events are lost", "batch", e.Sequence, "events", e.Events,
+		"cause", stage+"/"+cause, "error", why)
+}
+
+func (s *Sender) unspool(e spool.Entry, stage, cause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.unspool(e.Sequence, e.Events, e.Epoch == s.cfg.Epoch, stage, cause)
+}
+
+func (s *Sender) succeeded() {
+	s.uplink.isOver()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upload.LastSuccess = time.Now()
+	s.upload.Problem, s.upload.Remedy = "", ""
+	s.upload.Since, s.upload.NextTry = time.Time{}, time.Time{}
+}
+
+func (s *Sender) failed(f *Failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.upload.Since.IsZero() {
+		s.upload.Since = time.Now()
+	}
+	s.upload.Problem, s.upload.Remedy = f.Error(), f.Remedy
+	if f.Reject != "" {
+		s.upload.Rejected++
+	} else {
+		s.upload.Retries++
+	}
+}
