@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/taskguard/taskguard/collector"
+	"github.com/taskguard/taskguard/collector/container"
+	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/host"
+	"github.com/taskguard/taskguard/collector/process"
+	"github.com/taskguard/taskguard/sender"
+	"github.com/taskguard/taskguard/sender/https"
+	"github.com/taskguard/taskguard/sender/spool"
+)
+
+func runCommand() *cobra.Command {
+	var flags configFlags
+	cmd := &cobra.Command{
+		Use: "run", Short: "Observe this host and deliver until stopped (the daemon)", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := flags.load()
+			if err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), cfg, newLogger(cmd.ErrOrStderr(), cfg.LogLevel))
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// agent is one run of the daemon.
+type agent struct {
+	cfg     config
+	log     *slog.Logger
+	started time.Time
+	host    event.Host
+	clock   *host.Clock
+	state   *state
+	gap     *gap
+
+	tracker *container.Tracker
+	table   *process.Table
+	sources *sources
+	spool   *spool.Spool
+	sender  *sender.Sender
+	recent  *recent
+}
+
+// heartbeatInterval is how often the agent says that it is alive, and how its sources are.
+const heartbeatInterval = time.Minute
+
+// runAgent runs the daemon until ctx is done.
+func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
+	a := &agent{cfg: cfg, log: log, started: time.Now()}
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.open(ctx); err != nil {
+		return err
+	}
+	local, err := listenLocal(a)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, local.close()) }()
+
+	// What is asked of others ends with ctx. The sources then emit what the kernel still holds, and only when they
+	// have, the sender seals and uploads the rest.
+	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSending()
+	var background, delivery sync.WaitGroup
+	var sendErr error
+	background.Go(func() { a.track(ctx) })
+	background.Go(func() { a.beat(ctx) })
+	background.Go(func() { a.recent.follow(sending, a.sender) })
+	delivery.Go(func() { sendErr = a.sender.Run(sending) })
+	a.ready()
+
+	err = collector.Run(ctx, a.sources.all, a.table, a.sender)
+	if ctx.Err() == nil && err == nil {
+		err = errors.New("every source has ended")
+	}
+	if ctx.Err() == nil {
+		log.Error("nothing observes this host any more", "error", err)
+	}
+	notify(log, daemon.SdNotifyStopping)
+	stopSending()
+	delivery.Wait()
+	background.Wait()
+	l := a.sender.Ledger()
+	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost)
+	return errors.Join(err, sendErr, a.state.stop())
+}
+
+// open makes everything, in the order in which it is needed.
+func (a *agent) open(ctx context.Context) error {
+	identity, err := host.Identify(ctx, host.Config{IMDS: a.cfg.IMDS, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.host = identity
+	a.clock = host.NewClock()
+	if err := a.openDelivery(); err != nil {
+		return err
+	}
+	hierarchy, err := container.FindHierarchy("/proc")
+	if err != nil {
+		a.log.Warn("containers are told apart by the path of their processes' cgroups", "error", err)
+	}
+	a.tracker, err = container.New(container.Config{
+		Docker: dockerURL(a.cfg.DockerSocket), Hierarchy: hierarchy, Logger: a.log.With("component", "container"),
+	})
+	if err != nil {
+		return err
+	}
+	a.table = process.NewTable(process.Config{CgroupController: hierarchy.Controller, Locator: a.tracker})
+	if err := a.openSender(); err != nil {
+		return err
+	}
+	if a.sources, err = openSources(a.cfg, a.log, sourceNeeds{
+		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup,
+	}); err != nil {
+		return err
+	}
+	// The sources are attached: what starts from now on is in their buffers.
+	if err := a.tracker.Bootstrap(); err != nil {
+		a.log.Warn("containers that run already are found by their processes", "error", err)
+	}
+	return a.table.Bootstrap(ctx)
+}
+
+// openDelivery opens what outlives a run.
+func (a *agent) openDelivery() (err error) {
+	if a.state, a.gap, err = openState(a.cfg.StateDir, a.host.BootID, time.Now()); err != nil {
+		return err
+	}
+	a.spool, err = openSpool(a.cfg, a.log)
+	return err
+}
+
+func openSpool(cfg config, log *slog.Logger) (*spool.Spool, error) {
+	return spool.Open(spool.Config{
+		Dir: cfg.StateDir + "/spool", MaxBytes: cfg.SpoolMaxBytes, Logger: log.With("component", "spool"),
+	})
+}
+
+func (a *agent) openSender() error {
+	transport, err := openTransport(a.cfg, a.state.Agent, a.log)
+	if err != nil {
+		return err
+	}
+	a.recent = newRecent()
+	a.sender, err = sender.New(sender.Config{
+		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: func() event.Host { return a.host },
+		Spool: a.spool, Transport: transport,
+		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
+		OnSeal: func(until time.Time) {
+			a.clock.Refresh()
+			if err := a.state.sealed(until); err != nil {
+				a.log.Debug("time of last batch not noted", "error", err)
+			}
+		},
+		Logger: a.log.With("component", "sender"),
+	})
+	return err
+}
+
+func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
+	return https.New(https.Config{
+		URL: cfg.EndpointURL, CAFile: cfg.EndpointCAFile, ServerName: cfg.EndpointServerName, Agent: agent,
+		UserAgent: "taskguard-agent/" + agentVersion(), Logger: log.With("component", "https"),
+	})
+}
+
+func dockerURL(socket string) string {
+	if socket == "" {
+		return ""
+	}
+	return "unix://" + socket
+}
+
+// ready tells of the start: to the endpoint, to the log, to systemd.
+func (a *agent) ready() {
+	states := a.sources.states()
+	if a.gap != nil {
+		a.sender.Emit(&event.Event{Time: time.Now(), Kind: event.AgentLoss, Agent: &event.Agent{
+			Stage: "agent", Cause: a.gap.cause, From: a.gap.from, To: time.Now(),
+		}})
+		a.log.Warn("nothing was observed for a while", "cause", a.gap.cause, "from", a.gap.from, "to", a.gap.to)
+	}
+	a.tell(event.AgentStart, states)
+	for _, s := range states {
+		a.log.Info("source", "kind", s.Kind, "via", s.Via, "healthy", s.Healthy, "reason", s.Reason)
+	}
+	a.log.Info("observing", "agent", a.state.Agent, "version", agentVersion(), "endpoint", a.cfg.EndpointURL)
+	notify(a.log, daemon.SdNotifyReady)
+}
+
+func (a *agent) tell(kind event.Kind, states []event.SourceState) {
+	a.sender.Emit(&event.Event{Time: time.Now(), Kind: kind,
+		Agent: &event.Agent{Version: agentVersion(), Sources: states}})
+}
+
+// track keeps the containers' descriptions current.
+func (a *agent) track(ctx context.Context) {
+	if err := a.tracker.Run(ctx); err != nil && ctx.Err() == nil {
+		a.log.Error("containers are not described any more", "error", err)
+	}
+}
+
+// beat tells the endpoint and systemd's watchdog that the agent is alive.
+func (a *agent) beat(ctx context.Context) {
+	heartbeat := time.NewTicker(heartbeatInterval)
+	defer heartbeat.Stop()
+	var watchdog <-chan time.Time
+	if interval, err := daemon.SdWatchdogEnabled(false); err == nil && interval > 0 {
+		t := time.NewTicker(interval / 2)
+		defer t.Stop()
+		watchdog = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-heartbeat.C:
+			a.tell(event.AgentHeartbeat, a.sources.states())
+		case <-watchdog:
+			a.sender.Ledger() // takes the lock that the event path takes: a process that hangs there is not alive
+			notify(a.log, daemon.SdNotifyWatchdog)
+		}
+	}
+}
+
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Debug("systemd not notified", "error", err)
+	}
+}
+
+func (a *agent) close() error {
+	var errs []error
+	if a.sources != nil {
+		errs = append(errs, a.sources.close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close sources: %w", err)
+	}
+	return nil
+}
