@@ -182,11 +182,14 @@ func (p *pathPicker) read(body []byte) {
 	case 1:
 		p.second = next.name
 	}
-	if next.rank >= p.rank && next.rank != rankNone {
+	// Items without a name are what a file system looked up for itself: overlayfs has a dozen of them.
+	if next.rank >= p.rank && next.rank != rankNone && (named(next.name) || !named(p.name)) {
 		next.first, next.second = p.first, p.second
 		*p = next
 	}
 }
+
+func named(name []byte) bool { return len(name) > 0 && string(name) != "(null)" }
 
 func rankOf(nametype []byte) int {
 	switch string(nametype) {

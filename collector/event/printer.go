@@ -144,6 +144,9 @@ func target(n *Net) string {
 	if n.Family == Unix {
 		return "unix " + Escape(n.Path)
 	}
+	if n.Protocol == 0 { // audit does not tell
+		return addrPort(n.RemoteIP, n.RemotePort)
+	}
 	return protocolName(n.Protocol) + " " + addrPort(n.RemoteIP, n.RemotePort)
 }
 

@@ -158,8 +158,8 @@ func (t *Table) fork(p *event.Process) *snapshot {
 
 // exec gives a process its new image.
 func (t *Table) exec(p *event.Process) *snapshot {
-	if p.Start == 0 {
-		p.Start = t.proc.start(p.PID)
+	if p.Start == 0 { // a source that knows no more than the pid
+		p.Start, p.NSPID = t.proc.start(p.PID), t.proc.nsPID(p.PID)
 	}
 	was := t.find(p.PID, p.Start)
 	s := t.pool.get()

@@ -1,0 +1,294 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// execOf is the event of a command that the test itself has started.
+func (tr traced) execOf(t *testing.T, name, exe, cwd string, args ...string) event.Event {
+	t.Helper()
+	p := tr.process(name)
+	p.Exe, p.Cwd, p.Args = exe, cwd, event.NewArgv(args)
+	p.PPID, p.ParentStart = uint32(os.Getpid()), startOf(t, os.Getpid())
+	return event.Event{Kind: event.ProcessExec, Process: p}
+}
+
+func TestExec(t *testing.T) {
+	o := observe(t)
+	program := realPath(t, "/bin/true")
+	name := filepath.Base(program)
+
+	t.Run("arguments, environment, directory", func(t *testing.T) {
+		dir := openTempDir(t)
+		cmd := exec.Command(program)
+		cmd.Args = []string{"argument 0", "a b", "", "new\nline", "\xff"}
+		cmd.Env = []string{"LD_DEBUG_OUTPUT=x", "LD_PRELOAD=/none.so", "SECRET=1", "LD_LIBRARY_PATH=/x:/y", "LD_PRELOA=no"}
+		cmd.Dir = dir
+		tr := o.trace(t, cmd)
+		want := tr.execOf(t, name, program, dir, cmd.Args...)
+		want.Process.Env = "LD_PRELOAD=/none.so\x00LD_LIBRARY_PATH=/x:/y\x00"
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("root directory, no arguments", func(t *testing.T) {
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{}}
+		tr := o.trace(t, cmd)
+		tr.equal(t, tr.execOf(t, name, program, "/", program), tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("ids", func(t *testing.T) {
+		dir := openTempDir(t)
+		setuid := filepath.Join(dir, "as-owner")
+		copyProgram(t, program, setuid, 0o755)
+		if err := os.Chown(setuid, 3001, 3002); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(setuid, 0o755|os.ModeSetuid|os.ModeSetgid); err != nil {
+			t.Fatal(err)
+		}
+		cmd := &exec.Cmd{Path: setuid, Dir: "/", Env: []string{}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 2001, Gid: 2002}}
+		tr := o.trace(t, cmd)
+		want := tr.execOf(t, "as-owner", setuid, "/", setuid)
+		want.Process.UID, want.Process.GID, want.Process.EUID, want.Process.EGID = 2001, 2002, 3001, 3002
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("pid namespace", func(t *testing.T) {
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+		tr := o.trace(t, cmd)
+		want := tr.execOf(t, name, program, "/", program)
+		want.Process.NSPID = 1
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("cgroup", func(t *testing.T) {
+		dir, id := o.hierarchy.newCgroup(t)
+		cmd := exec.Command("/bin/sh", "-c", `echo $$ > "$0"/cgroup.procs && exec /bin/true`, dir)
+		tr := o.trace(t, cmd)
+		if got := tr.last(t, event.ProcessExec).Process; got.Cgroup != id {
+			t.Errorf("cgroup %d, want %d", got.Cgroup, id)
+		}
+	})
+
+	t.Run("parent that has threads", func(t *testing.T) {
+		cmd := exec.Command("/bin/sh", "-c", "/bin/true; exit 0")
+		tr := o.trace(t, cmd)
+		for _, e := range tr.of(event.ProcessExec) {
+			if e.Process.PID == uint32(tr.pid) {
+				continue
+			}
+			if e.Process.PPID != uint32(tr.pid) || e.Process.ParentStart/tick*tick != tr.start {
+				t.Errorf("parent %d started %d, want %d started %d", e.Process.PPID, e.Process.ParentStart, tr.pid, tr.start)
+			}
+		}
+	})
+}
+
+func TestExecScript(t *testing.T) {
+	o := observe(t)
+	dir := openTempDir(t)
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh -e\nexit 0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	shell := realPath(t, "/bin/sh")
+	outer := filepath.Join(dir, "outer")
+	if err := os.WriteFile(outer, []byte("#!"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		path, script string
+		args         []string
+	}{
+		{script, script, []string{"/bin/sh", "-e", script, "x y"}},
+		{"./script", script, []string{"/bin/sh", "-e", "./script", "x y"}},
+		{"../001/script", dir + "/../001/script", []string{"/bin/sh", "-e", "../001/script", "x y"}},
+		{outer, outer, []string{"/bin/sh", "-e", script, outer, "x y"}},
+	} {
+		t.Run(test.path, func(t *testing.T) {
+			cmd := &exec.Cmd{Path: test.path, Args: []string{"name", "x y"}, Dir: dir, Env: []string{}}
+			tr := o.trace(t, cmd)
+			want := tr.execOf(t, filepath.Base(test.path), shell, dir, test.args...)
+			want.Process.Script = test.script
+			tr.equal(t, want, tr.last(t, event.ProcessExec))
+		})
+	}
+}
+
+// What is too long is cut, and says so.
+func TestExecCut(t *testing.T) {
+	o := observe(t)
+	program := realPath(t, "/bin/true")
+	name := filepath.Base(program)
+
+	t.Run("arguments", func(t *testing.T) {
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{}}
+		cmd.Args = []string{program, strings.Repeat("a", 15000), strings.Repeat("b", 15000)}
+		tr := o.trace(t, cmd)
+		whole := event.NewArgv(cmd.Args)
+		want := tr.execOf(t, name, program, "/")
+		want.Process.Args, want.Process.ArgsLength = whole[:20480], uint32(len(whole))
+		want.Process.Truncated = event.FieldArgs
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("arguments of the longest length", func(t *testing.T) {
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{}}
+		cmd.Args = []string{"x", strings.Repeat("a", 20480-3)}
+		tr := o.trace(t, cmd)
+		tr.equal(t, tr.execOf(t, name, program, "/", cmd.Args...), tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("environment", func(t *testing.T) {
+		long := "LD_PRELOAD=" + strings.Repeat("/no.so:", 500)
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{long, "LD_LIBRARY_PATH=/x"}}
+		tr := o.trace(t, cmd)
+		want := tr.execOf(t, name, program, "/", program)
+		want.Process.Env = event.Environ(long[:2047] + "\x00LD_LIBRARY_PATH=/x\x00")
+		want.Process.Truncated = event.FieldEnv
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	t.Run("a variable hidden behind long ones", func(t *testing.T) {
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{
+			"A=" + strings.Repeat("x", 2045) + "LD_PRELOAD=/no", "B=" + strings.Repeat("x", 9000), "LD_PRELOAD=/yes",
+		}}
+		tr := o.trace(t, cmd)
+		want := tr.execOf(t, name, program, "/", program)
+		want.Process.Env = "LD_PRELOAD=/yes\x00"
+		tr.equal(t, want, tr.last(t, event.ProcessExec))
+	})
+
+	for _, test := range []struct {
+		name      string
+		component string
+		depth     int
+		kept      int // components of the executable's path
+	}{
+		{"many components", "d", 200, 160},
+		{"long components", strings.Repeat("n", 250), 20, 16},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := action("deep", test.component, fmt.Sprint(test.depth), program)
+			cmd.Dir = openTempDir(t)
+			t.Cleanup(func() { removeDeep(t, cmd.Dir) })
+			tr := o.trace(t, cmd)
+			got := tr.last(t, event.ProcessExec)
+			want := tr.execOf(t, "program", "", "", "./program")
+			whole := strings.Split(strings.Repeat(test.component+"/", test.depth)+"program", "/")
+			want.Process.Exe = strings.Join(whole[len(whole)-test.kept:], "/")
+			want.Process.Cwd = strings.Join(whole[len(whole)-1-test.kept:len(whole)-1], "/")
+			want.Process.Truncated = event.FieldExe | event.FieldCwd
+			tr.equal(t, want, got)
+		})
+	}
+}
+
+// removeDeep removes a tree whose paths are too long for one call.
+func removeDeep(t *testing.T, dir string) {
+	if out, err := exec.Command("rm", "-rf", dir).CombinedOutput(); err != nil {
+		t.Errorf("remove: %v: %s", err, out)
+	}
+}
+
+// actDeep runs a program from the bottom of a deep tree: COMPONENT DEPTH PROGRAM.
+func actDeep(args []string) error {
+	var depth int
+	if _, err := fmt.Sscan(args[1], &depth); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(args[2])
+	if err != nil {
+		return err
+	}
+	for range depth {
+		if err := errors.Join(os.Mkdir(args[0], 0o755), syscall.Chdir(args[0])); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile("program", data, 0o755); err != nil {
+		return err
+	}
+	return syscall.Exec("./program", []string{"./program"}, []string{})
+}
+
+// An executable that has no name any more is told by the name it had.
+func TestExecDeleted(t *testing.T) {
+	o := observe(t)
+	program := realPath(t, "/bin/true")
+
+	t.Run("unlinked", func(t *testing.T) {
+		path := filepath.Join(openTempDir(t), "gone")
+		copyProgram(t, program, path, 0o755)
+		cmd := action("execveat", path)
+		cmd.Dir = "/"
+		tr := o.trace(t, cmd)
+		got := tr.last(t, event.ProcessExec)
+		want := tr.execOf(t, got.Process.Name, path, "/", "zero")
+		want.Process.ExeDeleted = true
+		tr.equal(t, want, got)
+	})
+
+	t.Run("memfd", func(t *testing.T) {
+		cmd := action("memfd", program)
+		cmd.Dir = "/"
+		tr := o.trace(t, cmd)
+		got := tr.last(t, event.ProcessExec)
+		want := tr.execOf(t, got.Process.Name, "/memfd:hidden", "/", "zero")
+		want.Process.ExeDeleted = true
+		tr.equal(t, want, got)
+		if !slices.Contains([]string{"hidden", "memfd:hidden"}, got.Process.Name) &&
+			strings.Trim(got.Process.Name, "0123456789") != "" {
+			t.Errorf("name %q is neither the memfd's nor its descriptor's", got.Process.Name)
+		}
+	})
+}
+
+// actExecveat unlinks a program and runs it by its descriptor.
+func actExecveat(args []string) error {
+	fd, err := unix.Open(args[0], unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(args[0]); err != nil {
+		return err
+	}
+	return execveat(fd)
+}
+
+// actMemfd runs a program from a file that never had a name.
+func actMemfd(args []string) error {
+	data, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	fd, err := unix.MemfdCreate("hidden", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, data); err != nil {
+		return err
+	}
+	return execveat(fd)
+}
+
+func execveat(fd int) error {
+	path, argv := mustBytes(""), []*byte{mustBytes("zero"), nil}
+	_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, uintptr(fd), pointer(path), pointer(&argv[0]),
+		pointer(&[]*byte{nil}[0]), unix.AT_EMPTY_PATH, 0)
+	return errno
+}

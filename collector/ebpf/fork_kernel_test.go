@@ -1,0 +1,152 @@
+package ebpf
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+func mustBytes(s string) *byte { return &append([]byte(s), 0)[0] }
+
+func pointer[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
+
+func TestFork(t *testing.T) {
+	o := observe(t)
+
+	t.Run("from the shell", func(t *testing.T) {
+		cmd := exec.Command("/bin/sh", "-c", "(exit 3); (exit 4); exit 0")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWPID, Credential: &syscall.Credential{Uid: 2001, Gid: 2002},
+		}
+		tr := o.trace(t, cmd)
+		forks := tr.of(event.ProcessFork)[1:] // the first is the command's own
+		if len(forks) != 2 {
+			t.Fatalf("%d forks, want 2", len(forks))
+		}
+		for i, got := range forks {
+			p := tr.process("sh")
+			p.PID, p.NSPID = got.Process.PID, uint32(2+i)
+			p.UID, p.EUID, p.GID, p.EGID = 2001, 2001, 2002, 2002
+			p.PPID, p.ParentStart = uint32(tr.pid), tr.start
+			p.Start = got.Process.Start / tick * tick
+			if p.PID == uint32(tr.pid) || p.Start < tr.start || got.Process.Start > uint64(got.Time.UnixNano()) {
+				t.Errorf("pid %d, start %d of a child of pid %d, start %d", p.PID, p.Start, tr.pid, tr.start)
+			}
+			tr.equal(t, event.Event{Kind: event.ProcessFork, Process: p}, got)
+		}
+	})
+
+	t.Run("threads are no processes", func(t *testing.T) {
+		tr := o.trace(t, action("threads", "16"))
+		if forks := tr.of(event.ProcessFork); len(forks) != 1 {
+			t.Errorf("%d forks, want the command's own only", len(forks))
+		}
+	})
+}
+
+func TestExit(t *testing.T) {
+	o := observe(t)
+	for _, test := range []struct {
+		name, script string
+		want         event.Exit
+	}{
+		{"code", "exit 42", event.Exit{Ended: true, Code: 42}},
+		{"signal", "kill -TERM $$", event.Exit{Ended: true, Signal: 15}},
+		{"no core", "ulimit -c 0; kill -ABRT $$", event.Exit{Ended: true, Signal: 6}},
+		{"core", "ulimit -c unlimited; kill -SEGV $$", event.Exit{Ended: true, Signal: 11, CoreDumped: true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := exec.Command("/bin/sh", "-c", test.script)
+			cmd.Dir = openTempDir(t)
+			tr := o.traceAny(t, cmd)
+			// Whether there is a core depends on the host: its own answer decides.
+			status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+			test.want.CoreDumped = test.want.CoreDumped && status.CoreDump()
+			want := tr.process("sh")
+			want.Exit = test.want
+			tr.equal(t, event.Event{Kind: event.ProcessExit, Process: want}, tr.last(t, event.ProcessExit))
+			if want.Exit.Status() != uint32(status) {
+				t.Errorf("status %#x, want %#x", want.Exit.Status(), uint32(status))
+			}
+		})
+	}
+
+	t.Run("pid namespace and ids", func(t *testing.T) {
+		cmd := exec.Command("/bin/sh", "-c", "exit 1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWPID, Credential: &syscall.Credential{Uid: 2001, Gid: 2002},
+		}
+		tr := o.traceAny(t, cmd)
+		p := tr.process("sh")
+		p.NSPID, p.UID, p.EUID, p.GID, p.EGID = 1, 2001, 2001, 2002, 2002
+		p.Exit = event.Exit{Ended: true, Code: 1}
+		tr.equal(t, event.Event{Kind: event.ProcessExit, Process: p}, tr.last(t, event.ProcessExit))
+	})
+}
+
+// A process ends once, also when all of its threads end at the same time.
+func TestExitOfThreadsIsOne(t *testing.T) {
+	o := observe(t)
+	mark := o.mark()
+	want := map[uint32]int{}
+	var last int
+	for range 100 {
+		cmd := action("threads", "16")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		last = cmd.Process.Pid
+		want[uint32(last)] = 1
+	}
+	// One more process, so that what follows the last exit is seen too.
+	end := exec.Command("/bin/true")
+	if err := end.Run(); err != nil {
+		t.Fatal(err)
+	}
+	got := map[uint32]int{}
+	for _, e := range o.await(t, mark, "the last exit", isExit(end.Process.Pid)) {
+		if e.Kind == event.ProcessExit && want[e.Process.PID] > 0 {
+			got[e.Process.PID]++
+			if e.Process.Name != filepath.Base("/proc/self/exe") || e.Process.Exit != (event.Exit{Ended: true}) {
+				t.Errorf("exit of %q: %+v", e.Process.Name, e.Process.Exit)
+			}
+		}
+	}
+	for pid := range want {
+		if got[pid] != 1 {
+			t.Errorf("%d exits of process %d, want 1", got[pid], pid)
+		}
+	}
+}
+
+// actThreads makes threads and ends with all of them.
+func actThreads(args []string) error {
+	var n int
+	if _, err := fmt.Sscan(args[0], &n); err != nil {
+		return err
+	}
+	ready := make(chan struct{})
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			ready <- struct{}{}
+			for {
+				_ = unix.Getpid()
+			}
+		}()
+	}
+	for range n {
+		<-ready
+	}
+	os.Exit(0)
+	return nil
+}

@@ -1,0 +1,463 @@
+package ebpf
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// actionVariable makes the test binary do one thing instead of testing: what the tests observe must be done by
+// another process, as the agent's own is never recorded.
+const actionVariable = "TASKGUARD_TEST_ACTION"
+
+func TestMain(m *testing.M) {
+	name := os.Getenv(actionVariable)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	actions := map[string]func(args []string) error{
+		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
+		"connect": actConnect, "reconnect": actReconnect, "open": actOpen, "openat2-race": actOpenat2Race,
+		"dns": actDNS, "dns-client": actDNSClient, "sleep": actSleep,
+	}
+	if err := actions[name](os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// action returns the command that has an action done.
+func action(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = []string{actionVariable + "=" + name}
+	return cmd
+}
+
+// say writes facts for the test that runs the action.
+func say(facts any) error { return json.NewEncoder(os.Stdout).Encode(facts) }
+
+// heard reads what an action said.
+func heard[T any](t *testing.T, cmd *exec.Cmd) T {
+	t.Helper()
+	var facts T
+	if err := json.Unmarshal(cmd.Stdout.(*bytes.Buffer).Bytes(), &facts); err != nil {
+		t.Fatalf("read what the action said: %v", err)
+	}
+	return facts
+}
+
+// needKernel skips a test that the machine cannot run, unless TASKGUARD_REQUIRE says that it must.
+func needKernel(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if slices.Contains(strings.Split(os.Getenv("TASKGUARD_REQUIRE"), ","), "kernel") {
+		t.Fatal("kernel tests must run as root")
+	}
+	t.Skip("kernel tests run as root only")
+}
+
+// hierarchy is where this host has its cgroups.
+type hierarchy struct {
+	controller string // empty for cgroup v2
+	number     int
+	dir        string // its mount point
+	unified    string // cgroup v2's mount point
+}
+
+// findHierarchy prefers the memory controller's cgroup v1 hierarchy, where there is one.
+func findHierarchy(t testing.TB) (h hierarchy) {
+	t.Helper()
+	for _, line := range lines(t, "/proc/cgroups") {
+		fields := strings.Fields(line)
+		if fields[0] == "memory" {
+			h.number, _ = strconv.Atoi(fields[1])
+		}
+	}
+	for _, line := range lines(t, "/proc/self/mountinfo") {
+		place, kind, _ := strings.Cut(line, " - ")
+		dir := strings.Fields(place)[4]
+		switch fields := strings.Fields(kind); {
+		case fields[0] == "cgroup2":
+			h.unified = dir
+		case fields[0] == "cgroup" && slices.Contains(strings.Split(fields[2], ","), "memory"):
+			h.controller, h.dir = "memory", dir
+		}
+	}
+	if h.controller == "" {
+		h.number, h.dir = 0, h.unified
+	}
+	if h.unified == "" {
+		t.Fatal("cgroup v2 is not mounted")
+	}
+	return h
+}
+
+// of returns the directory and the id of a process's cgroup.
+func (h hierarchy) of(t testing.TB, pid int) (dir string, id uint64) {
+	t.Helper()
+	for _, line := range lines(t, fmt.Sprintf("/proc/%d/cgroup", pid)) {
+		parts := strings.SplitN(line, ":", 3)
+		if slices.Contains(strings.Split(parts[1], ","), h.controller) {
+			dir = filepath.Join(h.dir, parts[2])
+			return dir, inode(t, dir)
+		}
+	}
+	t.Fatalf("process %d has no cgroup", pid)
+	return "", 0
+}
+
+func lines(t testing.TB, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+func stat(t testing.TB, path string) (st unix.Stat_t) {
+	t.Helper()
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatalf("stat %s: %v", path, err)
+	}
+	return st
+}
+
+func inode(t testing.TB, path string) uint64 { return stat(t, path).Ino }
+
+// newCgroup makes a cgroup for the length of a test.
+func (h hierarchy) newCgroup(t testing.TB) (dir string, id uint64) {
+	t.Helper()
+	dir = filepath.Join(h.dir, fmt.Sprintf("taskguard-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("remove cgroup: %v", err)
+		}
+	})
+	return dir, inode(t, dir)
+}
+
+// wall is the tests' clock: 1970 is the boot.
+func wall(boot uint64) time.Time { return time.Unix(0, int64(boot)).UTC() }
+
+func bootTime(t testing.TB) time.Time {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		t.Fatal(err)
+	}
+	return wall(uint64(now.Nano()))
+}
+
+func configFor(t testing.TB, h hierarchy) Config {
+	return Config{
+		CgroupController: h.controller, CgroupHierarchy: h.number, CgroupRoot: h.unified,
+		Wall: wall, Cgroup: func(uint64, string) {}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+// openSource opens a source on which every kind works.
+func openSource(t testing.TB, cfg Config) *Source {
+	t.Helper()
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range s.State() {
+		if !state.Healthy {
+			t.Errorf("%s is off: %s", state.Kind, state.Reason)
+		}
+	}
+	return s
+}
+
+// observer keeps everything that a source emits.
+type observer struct {
+	hierarchy hierarchy
+
+	mu     sync.Mutex
+	events []event.Event // copies
+	lost   map[string]uint64
+	more   chan struct{} // closed at the next event
+}
+
+func newObserver(h hierarchy) *observer {
+	return &observer{hierarchy: h, lost: make(map[string]uint64), more: make(chan struct{})}
+}
+
+// observe runs a source until the test ends.
+func observe(t *testing.T) *observer {
+	t.Helper()
+	needKernel(t)
+	h := findHierarchy(t)
+	o := newObserver(h)
+	o.start(t, configFor(t, h))
+	return o
+}
+
+func (o *observer) start(t *testing.T, cfg Config) {
+	t.Helper()
+	s := openSource(t, cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, o) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if len(o.lost) > 0 {
+			t.Errorf("lost: %v", o.lost)
+		}
+	})
+}
+
+func (o *observer) Emit(e *event.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.events = append(o.events, clone(e))
+	close(o.more)
+	o.more = make(chan struct{})
+}
+
+func (o *observer) Lost(kind event.Kind, stage, cause string, n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost[fmt.Sprintf("%s %s/%s", kind, stage, cause)] += n
+}
+
+// clone copies an event that is on loan.
+func clone(e *event.Event) event.Event {
+	c := *e
+	c.Process, c.File, c.Net, c.DNS = copyOf(e.Process), copyOf(e.File), copyOf(e.Net), copyOf(e.DNS)
+	if c.DNS != nil {
+		c.DNS.Payload = slices.Clone(c.DNS.Payload)
+		c.DNS.Questions = slices.Clone(c.DNS.Questions)
+		c.DNS.Answers = slices.Clone(c.DNS.Answers)
+	}
+	return c
+}
+
+func copyOf[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
+
+// mark returns the place where the next event will be.
+func (o *observer) mark() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.events)
+}
+
+// await returns the events from a mark up to and with the first one that matches.
+func (o *observer) await(t *testing.T, mark int, what string, match func(*event.Event) bool) []event.Event {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	seen := mark
+	for {
+		o.mu.Lock()
+		events, more := o.events, o.more
+		o.mu.Unlock()
+		for ; seen < len(events); seen++ {
+			if match(&events[seen]) {
+				return events[mark : seen+1]
+			}
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			t.Fatalf("did not see %s", what)
+		}
+	}
+}
+
+func isExit(pid int) func(*event.Event) bool {
+	return func(e *event.Event) bool { return e.Kind == event.ProcessExit && e.Process.PID == uint32(pid) }
+}
+
+// traced is a command that has ended and what it and its descendants did, in order.
+type traced struct {
+	pid        int
+	start      uint64 // rounded to the tick
+	cgroup     uint64
+	began, end time.Time
+	events     []event.Event
+}
+
+// trace runs a command. It must succeed.
+func (o *observer) trace(t *testing.T, cmd *exec.Cmd) traced {
+	t.Helper()
+	tr := o.traceAny(t, cmd)
+	if !cmd.ProcessState.Success() {
+		t.Fatalf("%v: %v: %s", cmd.Args, cmd.ProcessState, cmd.Stderr)
+	}
+	return tr
+}
+
+// traceAny runs a command, however it ends.
+func (o *observer) traceAny(t *testing.T, cmd *exec.Cmd) traced {
+	t.Helper()
+	mark := o.mark()
+	tr := traced{began: bootTime(t)}
+	if cmd.Stdout == nil {
+		cmd.Stdout = new(bytes.Buffer)
+	}
+	cmd.Stderr = new(bytes.Buffer)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// It is there until it is waited for, even if it has ended.
+	tr.pid = cmd.Process.Pid
+	tr.start = startOf(t, tr.pid)
+	_, tr.cgroup = o.hierarchy.of(t, os.Getpid())
+	_ = cmd.Wait() // ProcessState tells
+	tr.end = bootTime(t)
+	tr.events = family(tr.pid, o.await(t, mark, "the command's exit", isExit(tr.pid)))
+	return tr
+}
+
+// family keeps the events of a process and its descendants.
+func family(pid int, events []event.Event) []event.Event {
+	members := map[uint32]bool{uint32(pid): true}
+	var kept []event.Event
+	for _, e := range events {
+		if e.Process == nil {
+			continue
+		}
+		if e.Kind == event.ProcessFork && members[e.Process.PPID] {
+			members[e.Process.PID] = true
+		}
+		if members[e.Process.PID] {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+// of returns the events of one kind.
+func (tr traced) of(kind event.Kind) (events []event.Event) {
+	for _, e := range tr.events {
+		if e.Kind == kind {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// last returns the last event of a kind.
+func (tr traced) last(t *testing.T, kind event.Kind) event.Event {
+	t.Helper()
+	events := tr.of(kind)
+	if len(events) == 0 {
+		t.Fatalf("no %s among %d events", kind, len(tr.events))
+	}
+	return events[len(events)-1]
+}
+
+// process is what every event says of the command's process, as it was started by the test.
+func (tr traced) process(name string) *event.Process {
+	return &event.Process{PID: uint32(tr.pid), Name: name, Start: tr.start, Cgroup: tr.cgroup}
+}
+
+// equal compares an event in all of its fields. Its time must be within the command's life; start times are compared
+// by the tick, as that is what /proc tells.
+func (tr traced) equal(t *testing.T, want, got event.Event) {
+	t.Helper()
+	if got.Time.Before(tr.began) || got.Time.After(tr.end) {
+		t.Errorf("time %v is not between %v and %v", got.Time, tr.began, tr.end)
+	}
+	got = clone(&got)
+	got.Time = time.Time{}
+	if p := got.Process; p != nil {
+		p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
+	}
+	if diff := cmp.Diff(want, got, compareAddresses); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", got.Kind, diff)
+	}
+}
+
+const tick = 10_000_000
+
+// startOf reads a process's start time from /proc, in nanoseconds.
+func startOf(t testing.TB, pid int) uint64 {
+	t.Helper()
+	text := strings.Join(lines(t, fmt.Sprintf("/proc/%d/stat", pid)), "\n")
+	ticks, err := strconv.ParseUint(strings.Fields(text[strings.LastIndex(text, ")")+1:])[22-3], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ticks * tick
+}
+
+// openTempDir returns a directory that other users may enter, with its real name.
+func openTempDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return realPath(t, dir)
+}
+
+func realPath(t testing.TB, path string) string {
+	t.Helper()
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return real
+}
+
+// copyProgram copies a program so that the test can do with it what it likes.
+func copyProgram(t testing.TB, from, to string, mode os.FileMode) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(to, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// actSleep lasts until its input ends.
+func actSleep([]string) error {
+	_, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		return nil
+	}
+	return nil
+}
