@@ -89,7 +89,7 @@ func rules() map[string]rule {
 			other: []string{"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "golang.org/x/sys/unix"},
 		},
 
-		"scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {}, "scripts/stack": {},
+		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {}, "scripts/stack": {},
 		"scripts/storm": {}, "scripts/tiers": {},
 	}
 }

@@ -168,7 +168,7 @@ func (a *agent) openSender() error {
 		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
-			if err := a.state.sealed(until); err != nil {
+			if err := a.state.sealed(a.sources.covered(until)); err != nil {
 				a.log.Debug("time of last batch not noted", "error", err)
 			}
 		},

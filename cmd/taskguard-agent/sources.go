@@ -89,6 +89,25 @@ func (s *sources) byEBPF() map[event.Kind]event.SourceState {
 	return states
 }
 
+// covered returns the time, until at the latest, before which all that happened has been emitted. A source holds events
+// for a moment, and under load for longer.
+func (s *sources) covered(until time.Time) time.Time {
+	if s.ebpf != nil {
+		until = earlier(until, s.ebpf.CaughtUp())
+	}
+	if s.audit != nil {
+		until = until.Add(-audit.MaxDelay)
+	}
+	return until
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // states says of every kind by what it is observed: eBPF, or else audit, or why by none.
 func (s *sources) states() []event.SourceState {
 	byEBPF := s.byEBPF()

@@ -93,7 +93,7 @@ func (r *reader) drain(from stream, pause, longest time.Duration) {
 }
 
 // flush hands on all that is unfinished.
-func (r *reader) flush() { r.reassembler.expire(time.Now().Add(2 * eventTimeout)) }
+func (r *reader) flush() { r.reassembler.expire(time.Now().Add(2 * MaxDelay)) }
 
 func (r *reader) take(now time.Time, typ auparse.AuditMessageType, payload []byte) {
 	s, body, ok := parseHeader(payload)

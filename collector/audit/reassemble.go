@@ -8,13 +8,15 @@ import (
 	"github.com/elastic/go-libaudit/v2/auparse"
 )
 
+// MaxDelay is how long an event may be held: until its last record has come, or a skipped serial number.
+const MaxDelay = 2 * time.Second
+
 // Limits of reassembly. The kernel writes an event's records one after the other, so what is in flight at one time
 // is about one event per CPU; there is room for storms and for lost ends.
 const (
-	eventTimeout  = 2 * time.Second // how long an event's end, or a skipped serial number, is waited for
-	maxInFlight   = 256             // events
-	maxEventBytes = 64 << 10        // bytes of one event's records, but for arguments, of which maxArgs are kept
-	maxFree       = 16              // groups kept for reuse
+	maxInFlight   = 256      // events
+	maxEventBytes = 64 << 10 // bytes of one event's records, but for arguments, of which maxArgs are kept
+	maxFree       = 16       // groups kept for reuse
 )
 
 // group is the records of one event, as far as they have come.
@@ -129,7 +131,7 @@ func (r *reassembler) add(now time.Time, typ auparse.AuditMessageType, s stamp, 
 
 // expire hands on what has waited for too long.
 func (r *reassembler) expire(now time.Time) {
-	deadline := now.Add(-eventTimeout)
+	deadline := now.Add(-MaxDelay)
 	for {
 		g := r.oldest()
 		if g == nil || g.opened.After(deadline) {

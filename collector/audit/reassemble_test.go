@@ -112,7 +112,7 @@ func TestReassemble(t *testing.T) {
 			}
 			r.add(now, rec.typ, stamp{milli: 1, serial: rec.serial}, []byte(rec.body))
 		}
-		r.expire(now.Add(2 * eventTimeout))
+		r.expire(now.Add(2 * MaxDelay))
 		if !slices.Equal(tr.events, c.want) || tr.lost != c.skipped {
 			t.Errorf("%s: %q and %d skipped, want %q and %d", c.name, tr.events, tr.lost, c.want, c.skipped)
 		}
@@ -148,7 +148,7 @@ func TestReassembleIsBounded(t *testing.T) {
 	if g := tr.last; !g.cut || len(g.bytes) > maxEventBytes || len(g.args.buf) != maxArgs || g.args.size != 100*1001-1 {
 		t.Errorf("kept %d bytes and %d of %d bytes of arguments, cut: %v", len(g.bytes), len(g.args.buf), g.args.size, g.cut)
 	}
-	r.expire(now.Add(eventTimeout))
+	r.expire(now.Add(MaxDelay))
 	if len(r.free) > maxFree {
 		t.Errorf("%d groups are kept for reuse", len(r.free))
 	}
@@ -186,7 +186,7 @@ func FuzzSerials(f *testing.F) {
 			if fresh {
 				seen++
 			}
-			lost += gone + s.expire(now.Add(-eventTimeout))
+			lost += gone + s.expire(now.Add(-MaxDelay))
 			if len(s.missing) > maxGaps+1 {
 				t.Fatalf("%d gaps are kept", len(s.missing))
 			}

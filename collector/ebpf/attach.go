@@ -42,18 +42,18 @@ func groups() []group {
 		{kinds: []event.Kind{event.ProcessExit}, via: "ebpf/tracepoint",
 			hooks: []hook{{program: programsProgProcessExit, attach: rawTracepoint}}},
 		{kinds: []event.Kind{event.FileOpen}, via: "ebpf/tracepoint", hooks: []hook{
-			{program: programsProgEnterOpenat, attach: syscall("sys_enter_openat")},
-			{program: programsProgExitOpenat, attach: syscall("sys_exit_openat")},
-			{program: programsProgEnterOpenat2, attach: syscall("sys_enter_openat2"), optional: true},
-			{program: programsProgExitOpenat2, attach: syscall("sys_exit_openat2"), optional: true},
-			{program: programsProgEnterOpen, attach: syscall("sys_enter_open"), optional: true},
-			{program: programsProgExitOpen, attach: syscall("sys_exit_open"), optional: true},
-			{program: programsProgEnterCreat, attach: syscall("sys_enter_creat"), optional: true},
-			{program: programsProgExitCreat, attach: syscall("sys_exit_creat"), optional: true},
+			{program: programsProgEnterOpenat, attach: syscallTracepoint("sys_enter_openat")},
+			{program: programsProgExitOpenat, attach: syscallTracepoint("sys_exit_openat")},
+			{program: programsProgEnterOpenat2, attach: syscallTracepoint("sys_enter_openat2"), optional: true},
+			{program: programsProgExitOpenat2, attach: syscallTracepoint("sys_exit_openat2"), optional: true},
+			{program: programsProgEnterOpen, attach: syscallTracepoint("sys_enter_open"), optional: true},
+			{program: programsProgExitOpen, attach: syscallTracepoint("sys_exit_open"), optional: true},
+			{program: programsProgEnterCreat, attach: syscallTracepoint("sys_enter_creat"), optional: true},
+			{program: programsProgExitCreat, attach: syscallTracepoint("sys_exit_creat"), optional: true},
 		}},
 		{kinds: []event.Kind{event.NetConnect}, via: "ebpf/tracepoint", hooks: []hook{
-			{program: programsProgEnterConnect, attach: syscall("sys_enter_connect")},
-			{program: programsProgExitConnect, attach: syscall("sys_exit_connect")},
+			{program: programsProgEnterConnect, attach: syscallTracepoint("sys_enter_connect")},
+			{program: programsProgExitConnect, attach: syscallTracepoint("sys_exit_connect")},
 		}},
 		{
 			lack: "addresses of connects are unverified, and dns.* events have no process",
@@ -154,7 +154,7 @@ func rawTracepoint(_ *Source, _ *tracefs, program *ebpf.Program) (io.Closer, err
 	return link.AttachTracing(link.TracingOptions{Program: program})
 }
 
-func syscall(name string) func(*Source, *tracefs, *ebpf.Program) (io.Closer, error) {
+func syscallTracepoint(name string) func(*Source, *tracefs, *ebpf.Program) (io.Closer, error) {
 	return func(_ *Source, fs *tracefs, program *ebpf.Program) (io.Closer, error) {
 		return fs.attach("syscalls", name, program)
 	}

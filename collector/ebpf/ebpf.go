@@ -22,6 +22,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -59,6 +60,10 @@ type Source struct {
 	detach  sync.Once
 	state   []event.SourceState
 
+	// caughtUp is when Run last knew that it had emitted everything, Unix ns.
+	caughtUp atomic.Int64
+
+	// What follows is used by Run only.
 	decoder  decoder
 	received [programsKindKIND_COUNT]uint64
 	reported [programsKindKIND_COUNT]programsKindCounters
@@ -164,6 +169,9 @@ func subsystem(kernel *btf.Spec, controller string) (int32, error) {
 
 // State says how each kind is observed. It does not change while the source is open.
 func (s *Source) State() []event.SourceState { return s.state }
+
+// CaughtUp returns a time before which everything that happened has been emitted, or lost and reported.
+func (s *Source) CaughtUp() time.Time { return time.Unix(0, s.caughtUp.Load()) }
 
 // Run emits events until ctx is done. Then it detaches the programs, emits what they still left in the ring buffer,
 // and returns: from then on every attempted record is accounted for.
