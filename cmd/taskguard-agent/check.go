@@ -13,6 +13,7 @@ import (
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/host"
+	"github.com/taskguard/taskguard/sender"
 )
 
 func checkCommand() *cobra.Command {
@@ -34,10 +35,13 @@ func checkCommand() *cobra.Command {
 			if err := c.out.Flush(); err != nil {
 				return err
 			}
-			if c.failed > 0 {
-				return fmt.Errorf("%d checks did not pass", c.failed)
+			switch c.failed {
+			case 0:
+				return nil
+			case 1:
+				return errors.New("one check did not pass")
 			}
-			return nil
+			return fmt.Errorf("%d checks did not pass", c.failed)
 		},
 	}
 	flags.add(cmd)
@@ -60,6 +64,11 @@ func (c *checker) line(what string, err error, detail string) {
 	fmt.Fprintf(c.out, "%s\t%s\t%s\n", what, paint(c.color, green, "ok"), event.Escape(detail))
 }
 
+// note prints what is no failure, but should be known.
+func (c *checker) note(what, detail string) {
+	fmt.Fprintf(c.out, "%s\t%s\t%s\n", what, paint(c.color, yellow, "note"), event.Escape(detail))
+}
+
 func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
 	log := newLogger(stderr, cfg.LogLevel)
 	identity, err := host.Identify(ctx, host.Config{IMDS: cfg.IMDS, Logger: log})
@@ -75,6 +84,12 @@ func (c *checker) sources(cfg config, hierarchy container.Hierarchy, stderr io.W
 	s, err := openSources(cfg, newLogger(stderr, cfg.LogLevel), sourceNeeds{
 		hierarchy: hierarchy, wall: func(uint64) time.Time { return time.Time{} }, cgroup: func(uint64, string) {},
 	})
+	var none noSourceError
+	if errors.As(err, &none) {
+		c.line("ebpf", none.ebpf, "")
+		c.line("audit", none.audit, "")
+		return
+	}
 	if err != nil {
 		c.line("sources", err, "")
 		return
@@ -98,7 +113,7 @@ func (c *checker) sources(cfg config, hierarchy container.Hierarchy, stderr io.W
 // engine asks the container engine once. That there is none is no failure: containers then have no names.
 func (c *checker) engine(ctx context.Context, cfg config, hierarchy container.Hierarchy) {
 	if cfg.DockerSocket == "" {
-		c.line("docker", nil, "off by configuration")
+		c.note("docker", "off by configuration")
 		return
 	}
 	tracker, err := container.New(container.Config{Docker: dockerURL(cfg.DockerSocket), Hierarchy: hierarchy})
@@ -106,10 +121,14 @@ func (c *checker) engine(ctx context.Context, cfg config, hierarchy container.Hi
 		c.line("docker", err, "")
 		return
 	}
-	c.line("docker", nil, engineState(ctx, tracker))
+	if reason := engineState(ctx, tracker); reason != "" {
+		c.note("docker", "does not answer, containers have no names: "+reason)
+		return
+	}
+	c.line("docker", nil, "answers")
 }
 
-// engineState connects to the engine for a moment.
+// engineState connects to the engine for a moment, and returns why it cannot.
 func engineState(ctx context.Context, tracker *container.Tracker) string {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -117,15 +136,15 @@ func engineState(ctx context.Context, tracker *container.Tracker) string {
 	go func() { ended <- tracker.Run(ctx) }()
 	for ctx.Err() == nil {
 		if connected, _ := tracker.State(); connected {
-			return "answers"
+			return ""
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	_, reason := tracker.State()
 	if err := <-ended; err != nil {
-		reason = err.Error()
+		return err.Error()
 	}
-	return "does not answer, containers have no names: " + reason
+	return reason
 }
 
 func (c *checker) endpoint(ctx context.Context, cfg config, stderr io.Writer) {
@@ -134,6 +153,10 @@ func (c *checker) endpoint(ctx context.Context, cfg config, stderr io.Writer) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		err = transport.Check(ctx)
+	}
+	var failure *sender.Failure
+	if errors.As(err, &failure) && failure.Remedy != "" {
+		err = fmt.Errorf("%w: %s", err, failure.Remedy)
 	}
 	c.line("endpoint", err, cfg.EndpointURL)
 }

@@ -113,8 +113,9 @@ func printEvents(out io.Writer, in io.Reader, asJSON bool) error {
 }
 
 const (
-	red   = "\x1b[31m"
-	green = "\x1b[32m"
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
 )
 
 func paint(on bool, color, text string) string {

@@ -43,7 +43,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Short:         "Observe this host's processes and network, and deliver it with proof",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          noArgs,
+
+		SuggestionsMinimumDistance: 2,
+		Args:                       noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("no command given: see taskguard-agent --help")}
 		},
@@ -57,10 +59,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown argument %q for %s", args[0], cmd.CommandPath())}
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.HasParent():
+		return usageError{fmt.Errorf("%s takes no argument, got %q", cmd.CommandPath(), args[0])}
 	}
-	return nil
+	did := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		did = ": did you mean " + near[0] + "?"
+	}
+	return usageError{fmt.Errorf("unknown command %q%s", args[0], did)}
 }
 
 func versionCommand() *cobra.Command {

@@ -22,6 +22,13 @@ type sources struct {
 	ebpfRefused, auditRefused error
 }
 
+// noSourceError says why nothing can observe this host.
+type noSourceError struct{ ebpf, audit error }
+
+func (e noSourceError) Error() string {
+	return fmt.Sprintf("no source can observe this host:\n  ebpf: %v\n  audit: %v", e.ebpf, e.audit)
+}
+
 // sourceNeeds is what sources get from the rest of the agent.
 type sourceNeeds struct {
 	hierarchy container.Hierarchy
@@ -62,7 +69,7 @@ func openSources(cfg config, log *slog.Logger, needs sourceNeeds) (*sources, err
 		}
 	}
 	if len(s.all) == 0 {
-		return nil, fmt.Errorf("no source can observe this host:\n  ebpf: %w\n  audit: %w", s.ebpfRefused, s.auditRefused)
+		return nil, noSourceError{s.ebpfRefused, s.auditRefused}
 	}
 	return s, nil
 }

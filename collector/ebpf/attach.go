@@ -170,15 +170,26 @@ func cgroup(attach ebpf.AttachType) func(*Source, *tracefs, *ebpf.Program) (io.C
 	}
 }
 
-// remedy adds to an error what the operator can do about it.
+// remedy puts what the operator can do before what the kernel said.
 func remedy(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and a kernel not locked down", err)
+		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
+		return fmt.Errorf("not permitted: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, "+
+			"on a kernel that is not locked down: %w", cause(err))
 	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("%w: on kernels before 5.11 raise the limit of locked memory (LimitMEMLOCK=)", err)
+		return fmt.Errorf("no memory: before kernel 5.11, raise the limit of locked memory (LimitMEMLOCK=): %w", err)
 	case errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%w: needs a kernel with BPF ring buffers and BTF (5.8 or later)", err)
+		return fmt.Errorf("not supported: needs a kernel with BPF ring buffers and BTF, 5.8 or later: %w", err)
+	}
+	return err
+}
+
+// cause is the errno an error stands for, which errors.Is has found in it.
+func cause(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
 	}
 	return err
 }
