@@ -42,8 +42,11 @@ func dialServe(ctx context.Context, data string) (*served, error) {
 func (s *served) close() { s.http.CloseIdleConnections() }
 
 // readServed prints what serve answers.
-func (c *eventsConfig) readServed(ctx context.Context, from *served, out *bufio.Writer, color bool, stderr io.Writer) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://endpoint/v1/events?"+c.query.values().Encode(), nil)
+func (c *eventsConfig) readServed(
+	ctx context.Context, from *served, out *bufio.Writer, color bool, stderr io.Writer,
+) error {
+	url := "http://endpoint/v1/events?" + c.query.values().Encode()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
@@ -106,7 +109,8 @@ func printTable(out *bufio.Writer, body io.Reader, color bool, stderr io.Writer)
 		var line json.RawMessage
 		if err := decoder.Decode(&line); err != nil {
 			if unknown > 0 {
-				fmt.Fprintf(stderr, "taskguard-endpoint: %d events of kinds unknown to this version: see them with --json\n", unknown)
+				fmt.Fprintf(stderr, "taskguard-endpoint: %d events of kinds unknown to this version: see them with --json\n",
+					unknown)
 			}
 			return ignoreEOF(err)
 		}

@@ -33,7 +33,7 @@ func newEventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Read what was received",
-		Long: "Read what was received, from the serve that runs on the folder, or, when none does, from the folder itself.\n" +
+		Long: "Read what was received, from the serve that runs on the folder, or, when none does, from the folder.\n" +
 			"It ends at what was stored when it began, unless it is to follow.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -177,7 +177,8 @@ func newMaker(t *testing.T, agent byte) *maker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &maker{t: t, codec: codec, agent: event.ID{agent}, host: event.Host{Hostname: fmt.Sprintf("host%d", agent), BootID: event.ID{9}}}
+	host := event.Host{Hostname: fmt.Sprintf("host%d", agent), BootID: event.ID{9}}
+	return &maker{t: t, codec: codec, agent: event.ID{agent}, host: host}
 }
 
 // next returns the next batch's frame.
@@ -191,7 +192,7 @@ func (m *maker) next(updates []event.Container, events ...event.Event) []byte {
 	return m.codec.Compress(nil, b.Seal(nil, h, nil))
 }
 
-// exec returns a process.exec event.
+// exec1 returns a process.exec event.
 func exec1(name string, container *event.Container) event.Event {
 	return event.Event{Time: time.Now().Truncate(0).UTC(), Kind: event.ProcessExec, Process: &event.Process{
 		PID: 42, Name: name, Exe: "/bin/" + name, Args: event.NewArgv([]string{name, "-<&>"}), Container: container,

@@ -65,12 +65,15 @@ func newServeCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.listen, "listen", "127.0.0.1:8443", "address to listen on; with port 0, DATA/address tells the real one")
+	f.StringVar(&c.listen, "listen", "127.0.0.1:8443",
+		"address to listen on; with port 0, DATA/address tells the real one")
 	f.StringVar(&c.data, "data", "", "folder to keep everything in (required)")
 	f.StringVar(&c.cert, "tls-cert", "", "certificate chain in PEM")
 	f.StringVar(&c.key, "tls-key", "", "its private key in PEM")
-	f.BoolVar(&c.selfSigned, "tls-self-signed", false, "make a certificate in DATA/tls, to be trusted by its ca.pem: for demos and tests")
-	f.StringSliceVar(&c.hosts, "host", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses in the self-signed certificate")
+	f.BoolVar(&c.selfSigned, "tls-self-signed", false,
+		"make a certificate in DATA/tls, to be trusted by its ca.pem: for demos and tests")
+	f.StringSliceVar(&c.hosts, "host", []string{"localhost", "127.0.0.1", "::1"},
+		"names and addresses in the self-signed certificate")
 	f.Var(&c.maxBytes, "max-bytes", "bytes of batches to keep; the oldest are discarded")
 	f.DurationVar(&c.retention, "retention", 0, "age at which batches are discarded, such as 720h; 0 is never")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -170,7 +173,9 @@ type listener struct {
 	file   string
 }
 
-func listenAgents(c serveConfig, certificate tls.Certificate, log *slog.Logger, handler http.Handler) (*listener, error) {
+func listenAgents(
+	c serveConfig, certificate tls.Certificate, log *slog.Logger, handler http.Handler,
+) (*listener, error) {
 	if c.readTimeout == 0 {
 		c.readTimeout = readTimeout
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/sender/batch"
 )
@@ -221,6 +226,73 @@ func TestSlowClientIsCutOff(t *testing.T) {
 	}
 }
 
+// A request that runs when serve is told to stop is finished.
+func TestStopFinishesRunningRequests(t *testing.T) {
+	e := startServe(t, t.TempDir())
+	frame := newMaker(t, 1).next(nil, exec1("a", nil))
+	addr := strings.TrimPrefix(e.url, "https://")
+	roots := e.client.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n"+
+		"Expect: 100-continue\r\n\r\n", batch.ContentType, len(frame))
+	answers := bufio.NewReader(conn)
+	if line, err := answers.ReadString('\n'); err != nil || !strings.Contains(line, "100") {
+		t.Fatalf("%q, %v, want to be told to continue", line, err)
+	}
+	_, _ = answers.ReadString('\n')
+
+	e.stop()
+	for { // until it has begun to stop
+		late, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		late.Close()
+	}
+	if _, err := conn.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := answers.ReadString('\n'); err != nil || !strings.Contains(line, "200 OK") {
+		t.Errorf("%q, %v, want 200", line, err)
+	}
+	e.close(t)
+	equal(t, "stored", countEvents(t, e.data), counts{"process.exec": 1})
+}
+
+func TestServeEndsWhenTheLogFails(t *testing.T) {
+	data := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	store, err := stream.Open(t.Context(), stream.Config{Dir: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	handler, err := ingest.New(ingest.Config{Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := listenAgents(serveConfig{listen: "127.0.0.1:0", data: data}, tls.Certificate{}, log, handler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agents.close()
+	local, err := listenLocal(data, store, handler, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.close()
+	failed := make(chan struct{})
+	close(failed)
+	err = serveBoth(t.Context(), agents, local, failed, log)
+	if err == nil || exitCode(err) != 1 || !strings.Contains(err.Error(), "repair the disk") {
+		t.Errorf("got %v, want exit 1 and the remedy", err)
+	}
+}
+
 func TestAddressFileAndModes(t *testing.T) {
 	e := startServe(t, filepath.Join(t.TempDir(), "made"))
 	address, err := os.ReadFile(filepath.Join(e.data, addressFile))
@@ -249,7 +321,8 @@ func TestHealth(t *testing.T) {
 	}
 	defer answer.Body.Close()
 	var body map[string]string
-	if err := json.NewDecoder(answer.Body).Decode(&body); err != nil || body["status"] != "ok" || body["version"] != version() {
+	err = json.NewDecoder(answer.Body).Decode(&body)
+	if err != nil || body["status"] != "ok" || body["version"] != version() {
 		t.Errorf("health %v, err %v", body, err)
 	}
 }
@@ -277,7 +350,8 @@ func TestServeLeavesNothingBehind(t *testing.T) {
 	}
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	t.Errorf("goroutines %d -> %d, open files %d -> %d\n%s", goroutines, runtime.NumGoroutine(), files, openFiles(t), stacks)
+	t.Errorf("goroutines %d -> %d, open files %d -> %d\n%s", goroutines, runtime.NumGoroutine(), files, openFiles(t),
+		stacks)
 }
 
 func openFiles(t *testing.T) int {
@@ -377,10 +451,11 @@ func TestByteSize(t *testing.T) {
 	}
 }
 
-func TestUnknownAgentsOfOneHostAreApart(t *testing.T) {
+func TestAgentsAreApart(t *testing.T) {
 	e := startServe(t, t.TempDir())
 	a, b := newMaker(t, 1), newMaker(t, 2)
 	e.mustPost(t, a.next(nil, exec1("a", nil)), "stored")
-	e.mustPost(t, b.next(nil, event.Event{Time: time.Now(), Kind: event.AgentStart, Agent: &event.Agent{Version: "1"}}), "stored")
+	start := event.Event{Time: time.Now(), Kind: event.AgentStart, Agent: &event.Agent{Version: "1"}}
+	e.mustPost(t, b.next(nil, start), "stored")
 	equal(t, "events", countEvents(t, e.data), counts{"process.exec": 1, "agent.start": 1})
 }

@@ -60,8 +60,13 @@ func ParseKind(name string) (Kind, error) {
 // MarshalText implements encoding.TextMarshaler.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler.
+// UnmarshalText implements encoding.TextUnmarshaler. It also reads "kind(N)": what a newer version recorded.
 func (k *Kind) UnmarshalText(text []byte) error {
+	var number uint8
+	if n, err := fmt.Sscanf(string(text), "kind(%d)", &number); n == 1 && err == nil {
+		*k = Kind(number)
+		return nil
+	}
 	parsed, err := ParseKind(string(text))
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ type Config struct {
 	Version string // told by GET /v1/health
 	// MaxBodies bounds the bytes of all bodies that are being received or stored at once. 0 means 64 MiB.
 	MaxBodies int64
-	// MaxDecodes bounds how many batches are decoded at once, at up to some 150 MiB each for hostile ones. 0 means
+	// MaxDecodes bounds how many batches are decoded at once, at up to some 180 MiB each for hostile ones. 0 means
 	// one per processor.
 	MaxDecodes int
 	// DecodeWait is how long a batch waits for its turn to be decoded. 0 means 5 s.
@@ -231,9 +231,6 @@ func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Header, erro
 		return nil, refuse(http.StatusBadRequest, "%v", err)
 	}
 	buf = data
-	if err := checkShape(data); err != nil {
-		return nil, refuse(http.StatusBadRequest, "decode batch: %v", err)
-	}
 	b, err := batch.Decode(data)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "%v", err)

@@ -66,7 +66,8 @@ func newCodec(t testing.TB) *batch.Codec {
 func newFrame(t testing.TB, agent event.ID, sequence uint64) []byte {
 	b := batch.NewBuilder()
 	b.Append(&event.Event{Time: time.Unix(1, 0), Kind: event.ProcessExec, Process: &event.Process{PID: 1, Name: "x"}})
-	return newCodec(t).Compress(nil, b.Seal(nil, batch.Header{ID: batch.ID{Agent: agent, Epoch: 1, Sequence: sequence}}, nil))
+	h := batch.Header{ID: batch.ID{Agent: agent, Epoch: 1, Sequence: sequence}}
+	return newCodec(t).Compress(nil, b.Seal(nil, h, nil))
 }
 
 func post(h http.Handler, contentType string, body io.Reader) *httptest.ResponseRecorder {
@@ -109,7 +110,11 @@ type onlyReader struct{ io.Reader }
 func TestRefusals(t *testing.T) {
 	codec := newCodec(t)
 	good := newFrame(t, event.ID{1}, 1)
-	repeat := func(n int, b ...byte) []byte { return bytes.Repeat(b, n) }
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1] ^= 1
+	frames := bytes.Repeat(codec.Compress(nil, make([]byte, batch.MaxSize)), 100)
+	events := bytes.Repeat([]byte{fieldEvents<<3 | 2, 0}, batch.MaxSize/2)
+	losses := message(fieldLedger, bytes.Repeat([]byte{2<<3 | 2, 0}, batch.MaxSize/4))
 	compress := func(b []byte) io.Reader { return bytes.NewReader(codec.Compress(nil, b)) }
 	for _, c := range []struct {
 		name, contentType string
@@ -124,14 +129,14 @@ func TestRefusals(t *testing.T) {
 		{"empty", batch.ContentType, strings.NewReader(""), 400, "empty"},
 		{"garbage", batch.ContentType, strings.NewReader("garbage"), 400, "decompress"},
 		{"truncated", batch.ContentType, bytes.NewReader(good[:len(good)/2]), 400, "decompress"},
-		{"flipped bit", batch.ContentType, bytes.NewReader(append(good[:len(good)-1:len(good)-1], good[len(good)-1]^1)), 400, "decompress"},
+		{"flipped bit", batch.ContentType, bytes.NewReader(flipped), 400, "decompress"},
 		{"no batch inside", batch.ContentType, compress([]byte("garbage")), 400, "decode"},
 		{"no identity", batch.ContentType, compress(nil), 400, "identity"},
 		{"dangling process", batch.ContentType, compress(dangling()), 400, "process 9 of 0"},
 		{"bomb", batch.ContentType, compress(make([]byte, batch.MaxSize+1)), 413, "size limit"},
-		{"bomb of many frames", batch.ContentType, bytes.NewReader(bytes.Repeat(codec.Compress(nil, make([]byte, batch.MaxSize)), 100)), 413, "size limit"},
-		{"millions of events", batch.ContentType, compress(repeat(batch.MaxSize/2, fieldEvents<<3|2, 0)), 400, "more than"},
-		{"millions of losses", batch.ContentType, compress(message(fieldLedger, repeat(batch.MaxSize/4, 2<<3|2, 0))), 400, "more than"},
+		{"bomb of many frames", batch.ContentType, bytes.NewReader(frames), 413, "size limit"},
+		{"millions of events", batch.ContentType, compress(events), 400, "more than"},
+		{"millions of losses", batch.ContentType, compress(losses), 400, "more than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := &fakeStore{}
@@ -254,7 +259,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		codec.Compress(nil, bytes.Repeat([]byte{fieldEvents<<3 | 2, 0}, batch.MaxSize/2)),
 		codec.Compress(nil, message(fieldEvents, message(fieldEventDNS, bytes.Repeat([]byte{4<<3 | 2, 0}, batch.MaxSize/4)))),
 	}
-	h := newHandler(t, Config{Store: &fakeStore{}, MaxDecodes: 2})
+	h := newHandler(t, Config{Store: &fakeStore{}, MaxDecodes: 2, DecodeWait: time.Hour})
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	var wg sync.WaitGroup
@@ -293,8 +298,9 @@ func TestRefusalsAreLoggedRarely(t *testing.T) {
 		}
 		time.Sleep(refusalEvery)
 		r.refusal(&refusal{400, "garbage"}, "")
-		if n := strings.Count(logged.String(), "garbage"); n != 2 || !strings.Contains(logged.String(), "others_since_last_line=99") {
-			t.Errorf("%d lines, want 2, the second with 99 others:\n%s", n, logged.String())
+		lines := logged.String()
+		if strings.Count(lines, "garbage") != 2 || !strings.Contains(lines, "others_since_last_line=99") {
+			t.Errorf("want 2 lines, the second with 99 others:\n%s", lines)
 		}
 	})
 }

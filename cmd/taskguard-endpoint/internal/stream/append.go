@@ -138,8 +138,8 @@ func isWrongLast(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
-// noticeFailure closes failed when JetStream will store no more until it is started again: after an I/O error it does not
-// even answer.
+// noticeFailure closes failed when JetStream will store no more until it is started again: after an I/O error it does
+// not even answer.
 func (s *Store) noticeFailure() {
 	if s.server.Healthz(nil).StatusCode != http.StatusOK {
 		s.failOnce.Do(func() { close(s.failed) })

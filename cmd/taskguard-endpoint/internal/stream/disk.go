@@ -41,7 +41,8 @@ type dirSyncer struct {
 
 // newDirSyncer syncs the folders above a stream's files once, and returns what keeps doing so for theirs.
 func newDirSyncer(dir, stream string) (*dirSyncer, error) {
-	d := &dirSyncer{path: filepath.Join(dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams", stream, "msgs")}
+	account := filepath.Join(dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT)
+	d := &dirSyncer{path: filepath.Join(account, "streams", stream, "msgs")}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() {
 			err = syncDir(path)

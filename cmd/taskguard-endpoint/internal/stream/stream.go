@@ -100,7 +100,7 @@ type Status struct {
 	Newest   time.Time `json:"newest,omitzero"`    // when the newest was
 	Stored   uint64    `json:"stored"`             // batches ever stored
 	Discard  uint64    `json:"discarded"`          // of which the limits have discarded
-	Unjoined uint64    `json:"unjoined,omitempty"` // late container descriptions not indexed since start: unusable or too many
+	Unjoined uint64    `json:"unjoined,omitempty"` // container descriptions not indexed since start: unusable, too many
 }
 
 // Open opens the log in cfg.Dir, making it unless cfg.ReadOnly. It returns an error that is ErrLocked when another

@@ -40,7 +40,9 @@ type testBatch struct {
 }
 
 // newBatch makes a batch of one process.exec for each given command name.
-func newBatch(t *testing.T, id batch.ID, container *event.Container, updates []event.Container, names ...string) testBatch {
+func newBatch(
+	t *testing.T, id batch.ID, container *event.Container, updates []event.Container, names ...string,
+) testBatch {
 	t.Helper()
 	codec, err := batch.NewCodec()
 	if err != nil {
@@ -226,6 +228,13 @@ func skippableFrame(n int) []byte {
 }
 
 func TestReadCountsWhatWasDiscardedBeforeIt(t *testing.T) {
+	for what, overtake := range map[string]int{"some": 11, "all": 100} {
+		t.Run(what, func(t *testing.T) { testOvertaken(t, overtake) })
+	}
+}
+
+// testOvertaken reads 12 batches from a log with room for 15, while more are appended.
+func testOvertaken(t *testing.T, overtake int) {
 	s := open(t, Config{Dir: t.TempDir(), MaxBytes: 256 << 10})
 	seq := uint64(0)
 	add := func(n int) {
@@ -240,7 +249,7 @@ func TestReadCountsWhatWasDiscardedBeforeIt(t *testing.T) {
 	read, last := uint64(0), uint64(0)
 	gaps, err := s.Read(t.Context(), ReadOptions{}, func(b *batch.Batch) error {
 		if read == 0 {
-			add(100) // the reader is overtaken while it holds the first batch
+			add(overtake)
 		}
 		read, last = read+1, b.ID.Sequence
 		return nil
