@@ -107,6 +107,13 @@ func TestStoredThenRepeat(t *testing.T) {
 // onlyReader hides a body's length, so that it is sent in chunks.
 type onlyReader struct{ io.Reader }
 
+// Fields of sender/batch/batch.proto.
+const (
+	fieldEvents   = 9
+	fieldLedger   = 11
+	fieldEventDNS = 9
+)
+
 func TestRefusals(t *testing.T) {
 	codec := newCodec(t)
 	good := newFrame(t, event.ID{1}, 1)
@@ -135,8 +142,8 @@ func TestRefusals(t *testing.T) {
 		{"dangling process", batch.ContentType, compress(dangling()), 400, "process 9 of 0"},
 		{"bomb", batch.ContentType, compress(make([]byte, batch.MaxSize+1)), 413, "size limit"},
 		{"bomb of many frames", batch.ContentType, bytes.NewReader(frames), 413, "size limit"},
-		{"millions of events", batch.ContentType, compress(events), 400, "more than"},
-		{"millions of losses", batch.ContentType, compress(losses), 400, "more than"},
+		{"millions of events", batch.ContentType, compress(events), 400, "want at most"},
+		{"millions of losses", batch.ContentType, compress(losses), 400, "want at most"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := &fakeStore{}
