@@ -112,7 +112,9 @@ func (r *receiver) total() (n uint64) {
 
 // opened returns an event that is told from others by its number.
 func opened(n int) *event.Event {
-	return &event.Event{Time: time.Unix(1_700_000_000, int64(n)), Kind: event.FileOpen, File: &event.File{Inode: uint64(n)}}
+	return &event.Event{
+		Time: time.Unix(1_700_000_000, int64(n)), Kind: event.FileOpen, File: &event.File{Inode: uint64(n)},
+	}
 }
 
 func wantNumbers(t *testing.T, r *receiver, from, to int) {
@@ -341,7 +343,8 @@ func TestLossesAreBounded(t *testing.T) {
 	}
 	l := wantLaw(t, s)
 	if len(l.Lost) != maxLosses+1 || l.Lost["other/other"] != 9*maxLosses {
-		t.Errorf("%d causes told apart, %d others, want %d and %d", len(l.Lost), l.Lost["other/other"], maxLosses, 9*maxLosses)
+		t.Errorf("%d causes told apart, %d others, want %d and %d",
+			len(l.Lost), l.Lost["other/other"], maxLosses, 9*maxLosses)
 	}
 }
 
@@ -378,7 +381,8 @@ func TestUpdates(t *testing.T) {
 		if c := r.batches[0].Events[0].Container; c == nil || !c.Pending {
 			t.Errorf("container %+v, want it pending", c)
 		}
-		if first, second := r.batches[1].Updates, r.batches[2].Updates; len(first) != maxUpdates || len(second) != 1 || second[0].Name != "1024" {
+		first, second := r.batches[1].Updates, r.batches[2].Updates
+		if len(first) != maxUpdates || len(second) != 1 || second[0].Name != "1024" {
 			t.Errorf("%d and %d updates, want %d and the last", len(first), len(second), maxUpdates)
 		}
 	})

@@ -246,7 +246,8 @@ func TestDrainAtStop(t *testing.T) {
 		want  string
 	}{
 		{"healthy", nil, 0, `{"observed":15,"acked":15,"spooled":0,"open":0,"lost":{}}`},
-		{"down", func(context.Context, bool) error { return down }, 0, `{"observed":15,"acked":0,"spooled":15,"open":0,"lost":{}}`},
+		{"down", func(context.Context, bool) error { return down }, 0,
+			`{"observed":15,"acked":0,"spooled":15,"open":0,"lost":{}}`},
 		{"hangs", func(ctx context.Context, _ bool) error {
 			<-ctx.Done()
 			return ctx.Err()

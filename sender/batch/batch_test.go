@@ -20,7 +20,9 @@ var (
 		InstanceID: "i-0123456789abcdef0", AccountID: "111122223333", Region: "eu-central-1", MachineID: "4f",
 		Hostname: "ip-10-0-0-1", BootID: boot, BootTime: time.Unix(1_700_000_000, 1).UTC(),
 	}
-	header = batch.Header{ID: batch.ID{Agent: event.ID{0xa9, 15: 2}, Epoch: 1_700_000_000_000_000_000, Sequence: 7}, Host: host}
+	header = batch.Header{
+		ID: batch.ID{Agent: event.ID{0xa9, 15: 2}, Epoch: 1_700_000_000_000_000_000, Sequence: 7}, Host: host,
+	}
 )
 
 // sameEvent compares what Decode promises to give back.
@@ -79,7 +81,7 @@ func examples() []event.Event {
 	var w world
 	task := &event.Container{
 		ID: strings.Repeat("c0", 32), Name: "web\xff", Image: "nginx:1", ImageID: "sha256:ab", Runtime: "docker",
-		ECS: &event.ECS{Cluster: "demo", TaskARN: "arn:aws:ecs:x", TaskID: "77", Family: "web", Revision: "3", Container: "c"},
+		ECS: &event.ECS{Cluster: "demo", TaskARN: "arn:aws:ecs:x", TaskID: "7", Family: "w", Revision: "3", Container: "c"},
 	}
 	initial := w.process(nil, event.Process{PID: 1, Start: 1, Name: "init", Exe: "/sbin/init", Partial: true})
 	shell := w.process(initial, event.Process{
@@ -106,7 +108,8 @@ func examples() []event.Event {
 		{Kind: event.ProcessExit, Process: &ended, Container: task},
 		{Kind: event.ProcessExit, Process: &killed},
 		{Kind: event.FileOpen, Process: initial, Result: 13, File: &event.File{
-			Path: "/etc/\xffshadow", Flags: 0x241, Device: 8<<20 | 1, Inode: 1 << 40, Unverified: true, Truncated: event.FieldPath}},
+			Path: "/etc/\xffshadow", Flags: 0x241, Device: 8<<20 | 1, Inode: 1 << 40, Unverified: true,
+			Truncated: event.FieldPath}},
 		{Kind: event.FileOpen, Process: initial, File: &event.File{}},
 		{Kind: event.NetConnect, Process: shell, Container: task, Result: 111, Net: &event.Net{Socket: tcp}},
 		{Kind: event.NetConnect, Result: -1, Net: &event.Net{
@@ -118,9 +121,11 @@ func examples() []event.Event {
 			Socket: udp6, Rcode: 3, Questions: []event.Question{{Name: "a.example", Type: "A"}},
 			Answers: []event.Answer{{Name: "a.example", Type: "A", TTL: 1 << 31, Data: "10.0.0.1"}, {}}, Malformed: true}},
 		{Kind: event.AgentStart, Agent: &event.Agent{Version: "1.2.3", Sources: []event.SourceState{
-			{Kind: event.ProcessExec, Via: "ebpf/tracepoint", Healthy: true}, {Kind: event.FileOpen, Via: "off", Reason: "no"}, {}}}},
+			{Kind: event.ProcessExec, Via: "ebpf/tracepoint", Healthy: true},
+			{Kind: event.FileOpen, Via: "off", Reason: "no"}, {}}}},
 		{Kind: event.AgentHeartbeat, Agent: &event.Agent{}},
-		{Kind: event.AgentLoss, Agent: &event.Agent{Stage: "kernel", Cause: "ring_full", Lost: event.FileOpen, Count: 1 << 60}},
+		{Kind: event.AgentLoss, Agent: &event.Agent{
+			Stage: "kernel", Cause: "ring_full", Lost: event.FileOpen, Count: 1 << 60}},
 		{Kind: event.AgentLoss, Agent: &event.Agent{Stage: "agent", From: time.Unix(7, 8).UTC(), To: time.Unix(9, 1).UTC()}},
 		{Kind: 200, Process: initial}, // of a newer agent
 	}
@@ -235,7 +240,8 @@ func TestTextIsMadeUTF8(t *testing.T) {
 	events := []event.Event{
 		{Time: host.BootTime, Kind: event.AgentStart, Agent: &event.Agent{
 			Version: "\xff", Stage: "\xff", Cause: "\xff", Sources: []event.SourceState{{Via: "\xff", Reason: "x\xff"}}}},
-		{Time: host.BootTime, Kind: event.FileOpen, Container: &event.Container{ID: "\xff", Runtime: "\xff"}, File: &event.File{}},
+		{Time: host.BootTime, Kind: event.FileOpen, File: &event.File{},
+			Container: &event.Container{ID: "\xff", Runtime: "\xff"}},
 	}
 	got, err := batch.Decode(seal(t, h, events))
 	if err != nil {

@@ -16,7 +16,9 @@ func mix(n int) []event.Event {
 	var w world
 	random := rand.New(rand.NewPCG(1, 2))
 	c := &event.Container{ID: fmt.Sprintf("%064x", 77)}
-	shell := w.process(nil, event.Process{PID: 900, Start: 1e9, Name: "sh", Exe: "/bin/sh", Args: "sh\x00-c\x00run\x00", Container: c})
+	shell := w.process(nil, event.Process{
+		PID: 900, Start: 1e9, Name: "sh", Exe: "/bin/sh", Args: "sh\x00-c\x00run\x00", Container: c,
+	})
 	now := time.Unix(1_700_000_000, 0)
 	var events []event.Event
 	add := func(e event.Event) {
@@ -28,7 +30,9 @@ func mix(n int) []event.Event {
 	for i := range n {
 		start := uint64(2e9) + uint64(i)*1_000_000 + uint64(random.IntN(100_000))
 		name := commands[random.IntN(len(commands))]
-		forked := event.Process{PID: uint32(1000 + i), NSPID: uint32(10 + i), Start: start, Name: "sh", Exe: "/bin/sh", Container: c}
+		forked := event.Process{
+			PID: uint32(1000 + i), NSPID: uint32(10 + i), Start: start, Name: "sh", Exe: "/bin/sh", Container: c,
+		}
 		child := w.process(shell, forked)
 		forked.Name, forked.Exe, forked.Cwd = name, "/usr/bin/"+name, "/srv/app"
 		forked.Args = event.NewArgv([]string{name, "-x", fmt.Sprintf("--id=%d", random.IntN(1e6))})

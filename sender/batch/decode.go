@@ -267,7 +267,9 @@ func (d *decoder) dns(m *batchpb.DNS) *event.DNS {
 		out.Questions = append(out.Questions, event.Question{Name: d.str(q.Name), Type: d.str(q.Type)})
 	}
 	for _, a := range m.Answers {
-		out.Answers = append(out.Answers, event.Answer{Name: d.str(a.Name), Type: d.str(a.Type), TTL: a.Ttl, Data: d.str(a.Data)})
+		out.Answers = append(out.Answers, event.Answer{
+			Name: d.str(a.Name), Type: d.str(a.Type), TTL: a.Ttl, Data: d.str(a.Data),
+		})
 	}
 	return out
 }
@@ -278,7 +280,9 @@ func agentOf(a *batchpb.Agent) *event.Agent {
 		From: unixTime(a.From), To: unixTime(a.To),
 	}
 	for _, s := range a.Sources {
-		out.Sources = append(out.Sources, event.SourceState{Kind: kindOf(s.Kind), Via: s.Via, Healthy: s.Healthy, Reason: s.Reason})
+		out.Sources = append(out.Sources, event.SourceState{
+			Kind: kindOf(s.Kind), Via: s.Via, Healthy: s.Healthy, Reason: s.Reason,
+		})
 	}
 	return out
 }

@@ -128,7 +128,9 @@ func (s *script) event() event.Event {
 		}
 		for range s.byte() % 4 {
 			e.DNS.Questions = append(e.DNS.Questions, event.Question{Name: s.string(), Type: s.string()})
-			e.DNS.Answers = append(e.DNS.Answers, event.Answer{Name: s.string(), Type: s.string(), TTL: uint32(s.uint()), Data: s.string()})
+			e.DNS.Answers = append(e.DNS.Answers, event.Answer{
+				Name: s.string(), Type: s.string(), TTL: uint32(s.uint()), Data: s.string(),
+			})
 		}
 	case 4:
 		e.Agent = &event.Agent{Lost: event.Kind(s.byte()), Count: s.uint(), From: time.Unix(0, int64(s.uint()>>2)|1).UTC()}
@@ -139,7 +141,7 @@ func (s *script) event() event.Event {
 // Law: Decode(Seal(events)) == events.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte("\x08\x00\x01\x02\x03\x04\x05\x06\x07\x01\x02\x03\x04\x05\x06\x07\x08\x09\x01\x02\x03\x01\x01\x01\x01\x01"))
+	f.Add([]byte("\x08\x00\x01\x02\x03\x04\x05\x06\x07\x01\x02\x03\x04\x05\x06\x07\x08\x09\x01\x02\x03\x01\x01\x01"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := script{rest: data}
 		var events []event.Event

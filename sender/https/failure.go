@@ -51,14 +51,14 @@ func (t *Transport) unreached(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &untrusted):
 		return t.untrusted(untrusted)
-	case errors.As(err, &noTLS):
+	case errors.As(err, &noTLS), errors.Is(err, http.ErrSchemeMismatch):
 		return failure(err, "correct the port in url: it must be the one where the receiver speaks https",
 			"%s does not speak TLS", t.host())
 	case errors.As(err, &remote) && remote.Op == "remote error": // crypto/tls: an alert of the other side
 		return failure(err, "look at the receiver's log, and at which TLS versions (1.2 or later) and client certificates "+
 			"it asks for", "%s ended the TLS connection: %s", t.host(), shown(remote.Err.Error()))
 	case errors.As(err, &dns):
-		return t.unresolved(dns)
+		return t.unresolved(err, dns.IsNotFound)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failure(err, "start the receiver, or correct host and port in url", "%s refuses connections", t.host())
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -66,15 +66,16 @@ func (t *Transport) unreached(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return failure(err, "allow TCP to that port in the security groups of this instance and of the VPC endpoint, "+
 			"and in the network ACLs; if they do, the receiver is overloaded", "%s does not answer in time", t.host())
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE):
 		return failure(err, "look at the receiver's log, and at the load balancer's if there is one",
 			"%s closed the connection before it answered", t.host())
 	}
 	return &sender.Failure{Err: err}
 }
 
-func (t *Transport) unresolved(err *net.DNSError) error {
-	if err.IsNotFound {
+func (t *Transport) unresolved(err error, notFound bool) error {
+	if notFound {
 		return failure(err, "correct the host in url, or switch on private DNS of the VPC endpoint",
 			"there is no address for the name %s", event.Escape(t.base.Hostname()))
 	}
@@ -91,24 +92,26 @@ func (t *Transport) untrusted(err *tls.CertificateVerificationError) error {
 	)
 	switch {
 	case errors.As(err, &unknown):
-		return failure(err, "set ca_file to the certificate of that authority; if it is set, the receiver was given another certificate",
+		return failure(err, "set ca_file to the certificate of that authority; if it is, the receiver was given another one",
 			"the certificate of %s is signed by an unknown authority, %q", t.host(), issuer(err.UnverifiedCertificates))
 	case errors.As(err, &name):
-		return failure(err, "use a name of the certificate in url, set server_name to one, or have the certificate renewed with this name",
+		return failure(err, "use a name of the certificate in url, set server_name to one, or renew it with this name",
 			"the certificate of %s is for %s, not for %s", t.host(), names(name.Certificate), event.Escape(name.Host))
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return t.outdated(err, invalid.Cert)
 	}
-	return failure(err, "have the receiver's certificate replaced", "the certificate of %s is not valid: %s", t.host(), shown(err.Err.Error()))
+	return failure(err, "have the receiver's certificate replaced",
+		"the certificate of %s is not valid: %s", t.host(), shown(err.Err.Error()))
 }
 
 // outdated explains a certificate that is not valid at the time this host believes it is.
 func (t *Transport) outdated(err error, cert *x509.Certificate) error {
 	if time.Now().Before(cert.NotBefore) {
-		return failure(err, "set this host's clock, which is behind (chronyc tracking); if it is right, the certificate was issued too early",
-			"the certificate of %s is valid only from %s by this host's clock", t.host(), cert.NotBefore.UTC().Format(time.RFC3339))
+		return failure(err, "set this host's clock, which is behind (chronyc tracking), or renew the certificate",
+			"the certificate of %s is valid only from %s, which is not yet by this host's clock",
+			t.host(), cert.NotBefore.UTC().Format(time.RFC3339))
 	}
-	return failure(err, "renew the receiver's certificate; if it is valid, set this host's clock, which is ahead (chronyc tracking)",
+	return failure(err, "renew the receiver's certificate; if it is valid, this host's clock is ahead (chronyc tracking)",
 		"the certificate of %s expired at %s by this host's clock", t.host(), cert.NotAfter.UTC().Format(time.RFC3339))
 }
 
@@ -139,23 +142,31 @@ func (t *Transport) refused(response *http.Response, said answer, ours bool) err
 	switch code := response.StatusCode; {
 	case code == http.StatusRequestEntityTooLarge:
 		f.Reject, f.Remedy = sender.RejectTooLarge, "raise the limit of what is in front of the receiver to 4 MiB"
-	case (code == http.StatusBadRequest || code == http.StatusUnsupportedMediaType || code == http.StatusUnprocessableEntity) && ours:
-		f.Reject, f.Remedy = sender.RejectMalformed, "bring agent and receiver to versions that fit; the batch is in rejected/ of the spool"
+	case saysMalformed(code) && ours:
+		f.Reject = sender.RejectMalformed
+		f.Remedy = "bring agent and receiver to versions that fit; the batch is in rejected/ of the spool"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		f.Remedy = t.unauthorised(response)
 	case code == http.StatusTooManyRequests:
 		f.Remedy = "none is needed unless it lasts; then raise the receiver's rate for one agent"
-	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code >= 300 && code < 400, code >= 400 && code < 500 && !ours:
-		f.Remedy = "correct url: what answers there is no TaskGuard receiver"
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code >= 300 && code < 500 && !ours:
+		f.Remedy = notOurs
 	case code < 300:
 		return t.stranger(response.Status)
 	}
 	return f
 }
 
+func saysMalformed(code int) bool {
+	return code == http.StatusBadRequest || code == http.StatusUnsupportedMediaType ||
+		code == http.StatusUnprocessableEntity
+}
+
+const notOurs = "correct url: what answers there is no TaskGuard receiver"
+
 // stranger says that something answers which is not the receiver.
 func (t *Transport) stranger(why string) error {
-	return failure(nil, "correct url: what answers there is no TaskGuard receiver", "%s gives an unknown answer: %s", t.host(), shown(why))
+	return failure(nil, notOurs, "%s gives an unknown answer: %s", t.host(), shown(why))
 }
 
 func status(response *http.Response, said answer) string {

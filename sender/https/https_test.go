@@ -145,9 +145,11 @@ func TestAnswers(t *testing.T) {
 		{403, ``, [2]string{"Date", longAgo}, "", 0, "403 Forbidden", "clock"},
 		{404, `not found`, [2]string{}, "", 0, "404 Not Found: not found", "correct url"},
 		{413, `<html>nginx`, [2]string{}, "too_large", 0, "413 Request Entity Too Large", "raise the limit"},
-		{429, `{"error":"rate"}`, [2]string{"Retry-After", "17"}, "", 17 * time.Second, "429 Too Many Requests: rate", "rate"},
+		{429, `{"error":"rate"}`, [2]string{"Retry-After", "17"}, "", 17 * time.Second, "429 Too Many Requests: rate",
+			"rate"},
 		{500, `{"error":"disk"}`, [2]string{}, "", 0, "500 Internal Server Error: disk", "receiver's log"},
-		{503, `{"error":"full"}`, [2]string{"Retry-After", "99999"}, "", 99999 * time.Second, "503 Service Unavailable: full", "log"},
+		{503, `{"error":"full"}`, [2]string{"Retry-After", "99999"}, "", 99999 * time.Second,
+			"503 Service Unavailable: full", "log"},
 		{599, "\x1b[2J{\n\xff", [2]string{"Retry-After", "soon"}, "", 0, `599: \x1b[2J{ \xff`, ""},
 	} {
 		t.Run(fmt.Sprint(test.code, test.body), func(t *testing.T) {
@@ -190,12 +192,16 @@ func TestAnswerIsBounded(t *testing.T) {
 // Certificates, connections and protocols that are not right, over real TLS.
 func TestUnreached(t *testing.T) {
 	ca, other := newAuthority(t, "ca"), newAuthority(t, "Other \x1b CA")
-	hang := make(chan struct{})
-	t.Cleanup(func() { close(hang) })
+	hang := func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or the server would not see the client go
+		<-r.Context().Done()
+	}
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	plain := httptest.NewServer(http.HandlerFunc(stored))
 	t.Cleanup(plain.Close)
+	signed := func(edit func(*x509.Certificate)) string { return serve(t, ca.issue(t, edit), nil, stored) }
+	good := signed(nil)
 	for _, test := range []struct {
 		name         string
 		url          string
@@ -205,27 +211,29 @@ func TestUnreached(t *testing.T) {
 	}{
 		{"unknown authority", serve(t, other.issue(t, nil), nil, stored), x509.UnknownAuthorityError{}, Config{},
 			`signed by an unknown authority, "CN=Other \x1b CA"`, "ca_file"},
-		{"wrong name", serve(t, ca.issue(t, nil), nil, stored), x509.HostnameError{}, Config{ServerName: "other.test"},
+		{"wrong name", good, x509.HostnameError{}, Config{ServerName: "other.test"},
 			"is for receiver.test, 127.0.0.1, not for other.test", "server_name"},
-		{"no name", serve(t, ca.issue(t, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }), nil, stored),
+		{"no name", signed(func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }),
 			x509.HostnameError{}, Config{}, "is for no host, not for 127.0.0.1", "server_name"},
-		{"expired", serve(t, ca.issue(t, func(c *x509.Certificate) { c.NotAfter = time.Unix(1_700_000_000, 0) }), nil, stored),
+		{"expired", signed(func(c *x509.Certificate) { c.NotAfter = time.Unix(1_700_000_000, 0) }),
 			x509.CertificateInvalidError{}, Config{}, "expired at 2023-11-14T22:13:20Z", "renew"},
-		{"not yet valid", serve(t, ca.issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), nil, stored),
+		{"not yet valid", signed(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }),
 			x509.CertificateInvalidError{}, Config{}, "is valid only from", "clock, which is behind"},
-		{"not for servers", serve(t, ca.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }),
-			nil, stored), x509.CertificateInvalidError{}, Config{}, "is not valid", "replaced"},
+		{"not for servers", signed(func(c *x509.Certificate) { c.ExtKeyUsage[0] = x509.ExtKeyUsageClientAuth }),
+			x509.CertificateInvalidError{}, Config{}, "is not valid", "replaced"},
 		{"tls 1.1", serve(t, ca.issue(t, nil), func(s *httptest.Server) {
 			s.TLS.MinVersion, s.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 		}, stored), nil, Config{}, "ended the TLS connection", "1.2"},
 		{"no tls", strings.Replace(plain.URL, "http:", "https:", 1), nil, Config{}, "does not speak TLS", "port"},
-		{"refused", strings.Replace(closed.URL, "http:", "https:", 1), syscall.ECONNREFUSED, Config{}, "refuses connections", "start"},
-		{"timeout", serve(t, ca.issue(t, nil), nil, func(http.ResponseWriter, *http.Request) { <-hang }), context.DeadlineExceeded,
+		{"refused", strings.Replace(closed.URL, "http:", "https:", 1), syscall.ECONNREFUSED, Config{},
+			"refuses connections", "start"},
+		{"timeout", serve(t, ca.issue(t, nil), nil, hang), context.DeadlineExceeded,
 			Config{Timeout: 50 * time.Millisecond}, "does not answer in time", "security groups"},
-		{"closed", serve(t, ca.issue(t, nil), nil, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), io.EOF,
-			Config{}, "closed the connection", "log"},
-		{"no ca file", serve(t, ca.issue(t, nil), nil, stored), syscall.ENOENT, Config{CAFile: "/nonexistent/ca.pem"}, "read ca file", "/nonexistent"},
-		{"no ca in file", serve(t, ca.issue(t, nil), nil, stored), nil, Config{CAFile: "https_test.go"}, "holds no PEM certificate", "https_test.go"},
+		{"closed", serve(t, ca.issue(t, nil), nil, func(http.ResponseWriter, *http.Request) {
+			panic(http.ErrAbortHandler)
+		}), io.EOF, Config{}, "closed the connection", "log"},
+		{"no ca file", good, syscall.ENOENT, Config{CAFile: "/nonexistent/ca.pem"}, "read ca file", "/nonexistent"},
+		{"no ca in file", good, nil, Config{CAFile: "https_test.go"}, "holds no PEM certificate", "https_test.go"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.cfg.URL = test.url
@@ -264,8 +272,8 @@ func TestUnreachedByKind(t *testing.T) {
 		err          error
 		what, remedy string
 	}{
-		{dial(&net.DNSError{Name: "receiver.test", IsNotFound: true}), "no address for the name receiver.test", "private DNS"},
-		{dial(&net.DNSError{Name: "receiver.test", IsTimeout: true}), "receiver.test cannot be looked up", "resolv.conf"},
+		{dial(&net.DNSError{IsNotFound: true}), "no address for the name receiver.test", "private DNS"},
+		{dial(&net.DNSError{IsTimeout: true}), "receiver.test cannot be looked up", "resolv.conf"},
 		{dial(syscall.ENETUNREACH), "no route to receiver.test:8443", "route table"},
 		{dial(syscall.EHOSTUNREACH), "no route to receiver.test:8443", "route table"},
 		{dial(syscall.ETIMEDOUT), "receiver.test:8443 does not answer", "security groups"},
@@ -302,8 +310,9 @@ func TestCAFileIsReadAgain(t *testing.T) {
 	rotate := func(c tls.Certificate) { cert.Store(&c) }
 	rotate(before.issue(t, nil))
 	url := serve(t, *cert.Load(), func(s *httptest.Server) {
-		s.TLS.Certificates = nil
-		s.TLS.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.Load(), nil }
+		s.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return &tls.Config{Certificates: []tls.Certificate{*cert.Load()}}, nil
+		}
 		s.Config.SetKeepAlivesEnabled(false)
 	}, stored)
 	transport := newTransport(t, Config{URL: url, CAFile: path})

@@ -176,6 +176,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	if l := live(s); len(l.stored) != 3 || len(l.ended) != 3 {
 		t.Fatalf("undisturbed: %v, want 3 batches stored and 3 ended", l)
 	}
+	before := len(files(t, "/proc/self/fd"))
 	for step := 1; step <= total.steps; step++ {
 		for _, cut := range []string{"kill", "power cut", "power cut, renames undone"} {
 			t.Run(fmt.Sprintf("step %d %s", step, cut), func(t *testing.T) {
@@ -192,6 +193,9 @@ func TestKillAtEveryStep(t *testing.T) {
 				checkAfterCrash(t, cfg, l)
 			})
 		}
+	}
+	if after := len(files(t, "/proc/self/fd")); after != before {
+		t.Errorf("%d files open, %d before: a failed step leaves its file open", after, before)
 	}
 }
 

@@ -87,8 +87,10 @@ func files(t *testing.T, dir string) (names []string) {
 func TestOldestFirstOverEpochsAndReopen(t *testing.T) {
 	cfg := Config{Dir: filepath.Join(t.TempDir(), "a", "spool")}
 	s := mustOpen(t, cfg)
-	for _, e := range []Entry{{Epoch: 9, Sequence: 10, Events: 1}, {Epoch: 10, Sequence: 1, Events: 2}, {Epoch: 9, Sequence: 9, Events: 3},
-		{Epoch: 1<<64 - 1, Sequence: 1<<64 - 1, Events: 1<<64 - 7}} {
+	for _, e := range []Entry{
+		{Epoch: 9, Sequence: 10, Events: 1}, {Epoch: 10, Sequence: 1, Events: 2}, {Epoch: 9, Sequence: 9, Events: 3},
+		{Epoch: 1<<64 - 1, Sequence: 1<<64 - 1, Events: 1<<64 - 7},
+	} {
 		mustPut(t, s, e, 100)
 	}
 	for _, reopened := range []*Spool{s, mustOpen(t, cfg)} {
@@ -96,7 +98,8 @@ func TestOldestFirstOverEpochsAndReopen(t *testing.T) {
 			t.Fatalf("%d batches, want %d", got, want)
 		}
 	}
-	wantDrained(t, mustOpen(t, cfg), "9/9:3", "9/10:1", "10/1:2", "18446744073709551615/18446744073709551615:18446744073709551609")
+	wantDrained(t, mustOpen(t, cfg), "9/9:3", "9/10:1", "10/1:2",
+		"18446744073709551615/18446744073709551615:18446744073709551609")
 	if left := files(t, cfg.Dir); len(left) != 0 {
 		t.Errorf("files left: %q", left)
 	}
@@ -168,7 +171,8 @@ func TestPutRefusesTooLarge(t *testing.T) {
 	}
 	s = mustOpen(t, Config{Dir: t.TempDir(), MaxBytes: block})
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
-	if evicted, err := s.Put(Entry{Epoch: 1, Sequence: 2}, make([]byte, block+1)); !errors.Is(err, ErrFull) || len(evicted) != 0 {
+	evicted, err := s.Put(Entry{Epoch: 1, Sequence: 2}, make([]byte, block+1))
+	if !errors.Is(err, ErrFull) || len(evicted) != 0 {
 		t.Errorf("%v, evicted %v, want ErrFull without eviction", err, evicted)
 	}
 	wantDrained(t, s, "1/1:0")
@@ -204,7 +208,8 @@ func TestCorruptIsSetAsideAndTheRestDelivered(t *testing.T) {
 	if err := damage[4](filepath.Join(cfg.Dir, gone.name())); err != nil {
 		t.Fatal(err)
 	}
-	wantDrained(t, s, "1/1:1", "1/2:2 corrupt", "1/3:3 corrupt", "1/4:4 corrupt and gone", "1/5:5 corrupt", "1/6:6 corrupt", "1/7:7")
+	wantDrained(t, s, "1/1:1", "1/2:2 corrupt", "1/3:3 corrupt", "1/4:4 corrupt and gone",
+		"1/5:5 corrupt", "1/6:6 corrupt", "1/7:7")
 	for _, name := range files(t, filepath.Join(cfg.Dir, rejectedDir)) {
 		if !strings.HasSuffix(name, ".batch.corrupt") {
 			t.Errorf("%s set aside, want its cause at the end", name)
@@ -237,7 +242,8 @@ func TestRejectedIsBounded(t *testing.T) {
 	}
 	reject(6, 7)
 	left := files(t, filepath.Join(cfg.Dir, rejectedDir))
-	if len(left) != 3 || !strings.Contains(left[0], "-00000000000000000005-") || !strings.HasSuffix(left[0], ".batch.too_large____x") {
+	if len(left) != 3 || !strings.Contains(left[0], "-00000000000000000005-") ||
+		!strings.HasSuffix(left[0], ".batch.too_large____x") {
 		t.Errorf("rejected holds %q, want batches 5 to 7", left)
 	}
 }
