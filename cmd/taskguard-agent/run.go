@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -254,8 +253,8 @@ func (a *agent) close() error {
 	if a.sources != nil {
 		errs = append(errs, a.sources.close())
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("close sources: %w", err)
+	if a.state != nil {
+		errs = append(errs, a.state.close())
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -17,6 +19,7 @@ import (
 // the agent runs, the file's modification time is that of the last batch that is safe on disk.
 type state struct {
 	path  string
+	lock  *os.File // held while the run lasts
 	Agent event.ID `json:"agent_id"`
 	Epoch uint64   `json:"epoch"`
 	Boot  event.ID `json:"boot_id"`
@@ -36,6 +39,11 @@ func openState(dir string, boot event.ID, now time.Time) (*state, *gap, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create state directory: %w", err)
 	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.lock = lock
 	before, err := s.before(now)
 	if err != nil {
 		return nil, nil, err
@@ -54,6 +62,25 @@ func openState(dir string, boot event.ID, now time.Time) (*state, *gap, error) {
 	s.Boot, s.Stopped = boot, false
 	return s, before, s.write()
 }
+
+// lockDir makes sure that one agent at a time uses a state directory. The kernel gives the lock back however it ends.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("another agent uses %s: stop it, or set another state_dir", dir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock state directory: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// close gives the directory to the next agent.
+func (s *state) close() error { return s.lock.Close() }
 
 // before reads the run before.
 func (s *state) before(now time.Time) (*gap, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +27,11 @@ func TestStateOverRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if _, _, err := openState(dir, boot, now); err == nil || !strings.Contains(err.Error(), "another agent") {
+		t.Errorf("a second agent at the same time: %v, want it refused", err)
+	}
+	end(t, first)
+
 	// Killed: the gap begins with what was sealed last. The clock was set back meanwhile.
 	second, before, err := openState(dir, boot, now.Add(-time.Hour))
 	if err != nil {
@@ -43,6 +49,7 @@ func TestStateOverRuns(t *testing.T) {
 	if err := second.stop(); err != nil {
 		t.Fatal(err)
 	}
+	end(t, second)
 
 	third, before, err := openState(dir, boot, now)
 	if err != nil {
@@ -51,6 +58,7 @@ func TestStateOverRuns(t *testing.T) {
 	if before == nil || before.cause != "stopped" {
 		t.Errorf("after a stop: gap %+v, want stopped", before)
 	}
+	end(t, third)
 	if _, before, err = openState(dir, other, now); err != nil || before.cause != "rebooted" {
 		t.Errorf("killed in another boot: gap %+v, %v, want rebooted", before, err)
 	}
@@ -58,8 +66,15 @@ func TestStateOverRuns(t *testing.T) {
 		t.Error("agent id changed")
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		t.Errorf("state directory holds %v, %v, want agent.json alone", entries, err)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("state directory holds %v, %v, want agent.json and lock", entries, err)
+	}
+}
+
+func end(t *testing.T, s *state) {
+	t.Helper()
+	if err := s.close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
