@@ -189,6 +189,8 @@ func (d *decoder) messages(record []byte, emit func(*event.Event)) error {
 		if missing {
 			m.Truncated |= event.FieldPayload
 		}
+		// What was cut is not the sender's fault.
+		m.Malformed = m.Malformed && m.Truncated == 0
 		d.event.DNS = m
 		emit(&d.event)
 	}

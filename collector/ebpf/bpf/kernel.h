@@ -213,7 +213,6 @@ struct in6_addr {
 struct sock_common {
 	__be32 skc_daddr, skc_rcv_saddr;
 	__be16 skc_dport;
-	u16 skc_num;
 	u16 skc_family;
 	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 };
@@ -222,6 +221,10 @@ struct sock {
 	struct sock_common __sk_common;
 	u16 sk_type;
 	u16 sk_protocol;
+};
+
+struct inet_sock {
+	__be16 inet_sport;
 };
 
 struct socket {

@@ -18,19 +18,27 @@ static __noinline u32 append_path(struct scratch *s, struct path *path, u16 cut)
 	struct vfsmount *vfs = BPF_CORE_READ(path, mnt);
 	struct dentry *dentry = BPF_CORE_READ(path, dentry);
 	struct mount *mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+	struct dentry *root = BPF_CORE_READ(vfs, mnt_root);
 	u32 begin = s->used;
 
 	for (int i = 0; i < COMPONENTS_MAX; i++) {
 		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-		if (dentry == BPF_CORE_READ(vfs, mnt_root)) {
+		if (dentry == root) {
 			struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
-			if (up == mnt)
+			if (up != mnt) {
+				dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
+				mnt = up;
+				root = BPF_CORE_READ(mnt, mnt.mnt_root);
+				continue;
+			}
+			if (s->used != begin || parent == dentry)
 				return s->used - begin;
-			dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
-			mnt = up;
-			vfs = (void *)mnt + bpf_core_field_offset(struct mount, mnt);
-			continue;
+			// A file that is a whole mount, with no place in a tree, as runc runs itself: show where its
+			// file system has it.
+			root = 0;
 		}
+		if (!root && parent == dentry)
+			return s->used - begin;
 		u8 *to = room(s);
 		if (!to || s->used - begin > PATH_MAX - NAME_MAX)
 			break;

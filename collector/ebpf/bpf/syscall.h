@@ -237,7 +237,8 @@ static __always_inline void fill_inet(struct connect_record *r, struct syscall_s
 	}
 	if (!inet)
 		return;
-	r->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	// The port that was connected from: a refused socket has given back its skc_num.
+	r->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	if (r->family == AF_INET)
 		bpf_probe_read_kernel(r->local, 4, &sk->__sk_common.skc_rcv_saddr);
 	else
