@@ -1,0 +1,59 @@
+# TaskGuard's commands; `make` lists them. Needs Go and GNU make; as root, `generate` and `test` install the rest from
+# the distribution's packages (Debian 12, Amazon Linux 2023).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.PHONY: help build generate generate-check lint test fuzz bench demo clean
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+GO_DIRS := cmd collector scripts sender
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the static binaries into bin/
+	@mkdir -p bin
+	$(GO_BUILD) -o bin/ ./cmd/...
+
+generate: ## Compile the eBPF programs and the batch format into the tree (clang 19, protoc)
+	@scripts/install-build-tools.sh
+	go build -o bin/tools/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	go generate ./collector/ebpf
+	PATH="$(CURDIR)/bin/tools:$$PATH" go generate ./sender/batch
+
+generate-check: ## Fail if what is generated differs from what is in the tree
+	@scripts/generate-check.sh
+
+lint: ## Check format, vet, staticcheck (staticcheck.conf), for both architectures
+	@unformatted=$$(gofmt -l $(GO_DIRS)); test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	GOARCH=arm64 CGO_ENABLED=0 go vet ./...
+	go tool staticcheck ./...
+
+test: ## Run every tier of tests that this machine can run; as root, install what they need first
+	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
+	go run ./scripts/tiers
+
+fuzz: ## Fuzz every law, FUZZTIME (60s) each
+	@for file in $$(grep -rlE --include='*_test.go' '^func Fuzz' $(GO_DIRS) | sort); do \
+		for test in $$(sed -nE 's/^func (Fuzz\w+)\(.*/\1/p' "$$file"); do \
+			echo "== ./$$(dirname "$$file") $$test"; \
+			go test -run '^$$' -fuzz "^$$test\$$" -fuzztime "$${FUZZTIME:-60s}" "./$$(dirname "$$file")"; \
+		done; \
+	done
+
+bench: build ## Measure the budgets on this machine, beside auditd where it can run
+	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
+	@go build -o bin/tools/ ./scripts/bench ./scripts/storm
+	@bin/tools/bench
+
+demo: build ## Watch this host through agent and endpoint; DEMO_SECONDS=20 and DEMO_FORMAT=json are understood
+	@go build -o bin/tools/ ./scripts/demo
+	@bin/tools/demo
+
+clean: ## Remove what was built
+	rm -rf bin

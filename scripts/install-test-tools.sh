@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what the tests of the kernel and container tiers need, from the distribution's packages. Run as root. It
+# starts no service: tests start, and end, engines and daemons of their own.
+set -euo pipefail
+
+missing=()
+# need COMMAND DEBIAN-PACKAGE AMAZON-LINUX-PACKAGE
+need() {
+	! command -v "$1" >/dev/null || return 0
+	if command -v apt-get >/dev/null; then missing+=("$2"); else missing+=("$3"); fi
+}
+PATH=$PATH:/usr/sbin:/sbin
+need dockerd docker.io docker
+need auditd auditd audit
+need busybox busybox-static busybox
+need ip iproute2 iproute
+need uuidgen uuid-runtime util-linux
+need gcc gcc gcc # for the race detector
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "test: installing ${missing[*]}"
+if command -v apt-get >/dev/null; then
+	# A package that starts its service on installation would audit this host, or run an engine beside ours.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -q update >/dev/null
+	apt-get -q install -y --no-install-recommends "${missing[@]}" libc6-dev >/dev/null
+elif command -v dnf >/dev/null; then
+	dnf -q -y install "${missing[@]}"
+else
+	echo "test: neither apt-get nor dnf here: install ${missing[*]} by hand" >&2
+	exit 1
+fi

@@ -1,0 +1,150 @@
+// Command tiers runs the module's tests, tier by tier, and says at the end what ran and what could not.
+//
+// A test's tier is in the name of its file: *_kernel_test.go, *_container_test.go, or any other for unit. It
+// promises: a tier this machine can run is run, and in those that need root a skip is a failure; a tier it cannot run
+// is named with the reason; every skipped test is listed with its reason; the last line is the sum. It exits with 1
+// if a test failed or did not compile.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "tiers:", err)
+		os.Exit(1)
+	}
+}
+
+// tier is a set of tests with the same needs.
+type tier struct {
+	name   string
+	args   []string // of go test
+	note   string   // what is less than it should be
+	cannot string   // why it cannot run here; empty when it can
+}
+
+var errFailed = errors.New("tests failed")
+
+func run(ctx context.Context, out io.Writer) error {
+	found, err := findTests(".")
+	if err != nil {
+		return err
+	}
+	if err := found.checkNames(); err != nil {
+		return err
+	}
+	var sum result
+	var summary strings.Builder
+	for _, t := range tiers(found) {
+		if t.cannot != "" {
+			fmt.Fprintf(&summary, "%-10s not run: %s\n", t.name, t.cannot)
+			continue
+		}
+		fmt.Fprintf(out, "== %s\n", t.name)
+		start := time.Now()
+		r, err := t.run(ctx, out)
+		if err != nil {
+			return fmt.Errorf("run %s tier: %w", t.name, err)
+		}
+		fmt.Fprintf(&summary, "%-10s %s in %s%s\n", t.name, r, time.Since(start).Round(time.Second), t.note)
+		sum.add(r)
+	}
+	fmt.Fprintf(out, "== summary\n%s%s\n", summary.String(), sum)
+	if sum.failed > 0 {
+		return errFailed
+	}
+	return nil
+}
+
+// tiers lists them all, in the order in which they run.
+func tiers(found tests) []tier {
+	unit := tier{name: "unit", args: []string{"-skip", found.pattern("kernel", "container"), "./..."}}
+	if _, err := exec.LookPath("gcc"); err == nil {
+		unit.args = append([]string{"-race"}, unit.args...)
+	} else {
+		unit.note = ", without the race detector: it needs gcc"
+	}
+	list := []tier{unit}
+	for _, name := range []string{"kernel", "container"} {
+		t := tier{name: name, cannot: cannotRunAsRoot()}
+		if len(found[name]) == 0 {
+			t.cannot = "there are no such tests"
+		}
+		// One package at a time: they share the kernel's audit rules, cgroups and event rates.
+		t.args = append([]string{"-p", "1", "-run", found.pattern(name)}, found.packages(name)...)
+		list = append(list, t)
+	}
+	return list
+}
+
+// cannotRunAsRoot says what keeps this process from observing the kernel.
+func cannotRunAsRoot() string {
+	const sysAdmin = 21 // CAP_SYS_ADMIN, capability.h
+	if os.Geteuid() != 0 {
+		return "needs root: run make test as root"
+	}
+	if !hasCapability(sysAdmin) {
+		return "needs the capability CAP_SYS_ADMIN, which this root does not have: run it outside of a container"
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return "needs a kernel with type information: " + err.Error()
+	}
+	return ""
+}
+
+func hasCapability(bit uint) bool {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		var effective uint64
+		if n, _ := fmt.Sscanf(line, "CapEff:\t%x", &effective); n == 1 {
+			return effective&(1<<bit) != 0
+		}
+	}
+	return false
+}
+
+// run runs the tier's tests and reports as they end.
+func (t *tier) run(ctx context.Context, out io.Writer) (result, error) {
+	args := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=20m"}, t.args)
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	cmd.Env = append(os.Environ(), "TASKGUARD_REQUIRE=")
+	if t.name != "unit" {
+		cmd.Env = append(os.Environ(), "TASKGUARD_REQUIRE=kernel,container")
+	}
+	cmd.Stderr = out
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return result{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return result{}, err
+	}
+	r, readErr := report(stdout, out)
+	waitErr := cmd.Wait()
+	if ctx.Err() != nil {
+		return r, errors.New("interrupted")
+	}
+	if waitErr != nil && r.failed == 0 {
+		return r, fmt.Errorf("go test failed without a failed test: %w", waitErr)
+	}
+	return r, readErr
+}
