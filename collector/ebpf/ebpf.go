@@ -181,9 +181,14 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 	var record ringbuf.Record
 	nextLoss := time.Now()
 	for ctx.Err() == nil {
-		s.reader.SetDeadline(time.Now().Add(pollInterval))
-		if _, err := s.drain(&record, sink); err != nil {
+		began := time.Now()
+		s.reader.SetDeadline(began.Add(pollInterval))
+		more, err := s.drain(&record, sink)
+		if err != nil {
 			return err
+		}
+		if !more { // the ring buffer was empty at some time since
+			s.caughtUp.Store(began.UnixNano())
 		}
 		if now := time.Now(); !now.Before(nextLoss) {
 			nextLoss = now.Add(lossInterval)
