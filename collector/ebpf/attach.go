@@ -56,7 +56,7 @@ func groups() []group {
 			{program: programsProgExitConnect, attach: syscallTracepoint("sys_exit_connect")},
 		}},
 		{
-			lack: "addresses of connects are unverified, and dns.* events have no process",
+			lack: "addresses of failed connects are unverified, and dns.* events have no process",
 			hooks: []hook{
 				{program: programsProgConnect4, attach: cgroup(ebpf.AttachCGroupInet4Connect)},
 				{program: programsProgConnect6, attach: cgroup(ebpf.AttachCGroupInet6Connect)},

@@ -97,7 +97,7 @@ func (d *decoder) exec(record []byte) error {
 	if flags&programsRecordFlagFLAG_ARGS_CUT != 0 {
 		p.ArgsLength = r.ArgsTotal
 	}
-	p.Env = event.Environ(d.strings.get(env))
+	p.Env = event.Environ(d.strings.get(d.loaderVariables(env)))
 	p.Exe = d.fullPath(exe, flags&programsRecordFlagFLAG_EXE_CUT != 0)
 	p.ExeDeleted = flags&programsRecordFlagFLAG_DELETED != 0
 	p.Cwd = d.fullPath(cwd, flags&programsRecordFlagFLAG_CWD_CUT != 0)
@@ -229,8 +229,28 @@ func (d *decoder) newCgroup(record []byte) error {
 	return nil
 }
 
+// loaderVariables picks out of an environment the variables that make the dynamic loader run other code. Nothing else of
+// it leaves this function.
+func (d *decoder) loaderVariables(env []byte) []byte {
+	d.path = d.path[:0]
+	for rest := env; len(rest) > 0; {
+		end := bytes.IndexByte(rest, 0) + 1
+		if end == 0 { // cut
+			end = len(rest)
+		}
+		variable := rest[:end]
+		rest = rest[end:]
+		if bytes.HasPrefix(variable, []byte("LD_PRELOAD=")) || bytes.HasPrefix(variable, []byte("LD_LIBRARY_PATH=")) {
+			d.path = append(d.path, variable...)
+		}
+	}
+	return d.path
+}
+
 // socket normalises addresses: an IPv4-mapped IPv6 address is shown as IPv4.
-func socket(family, typ, protocol uint16, remote *[16]byte, remotePort uint16, local *[16]byte, localPort uint16) event.Socket {
+func socket(
+	family, typ, protocol uint16, remote *[16]byte, remotePort uint16, local *[16]byte, localPort uint16,
+) event.Socket {
 	s := event.Socket{
 		Family: event.Family(family), Type: event.SocketType(typ), Protocol: uint8(protocol),
 		RemotePort: remotePort, LocalPort: localPort,

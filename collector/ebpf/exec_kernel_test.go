@@ -154,11 +154,12 @@ func TestExecCut(t *testing.T) {
 	})
 
 	t.Run("environment", func(t *testing.T) {
-		long := "LD_PRELOAD=" + strings.Repeat("/no.so:", 500)
-		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{long, "LD_LIBRARY_PATH=/x"}}
+		long := "LD_PRELOAD=" + strings.Repeat("/no.so:", 3000)
+		cmd := &exec.Cmd{Path: program, Dir: "/", Env: []string{"LD_LIBRARY_PATH=/x", "LD_BIND_NOW=1", long}}
 		tr := o.trace(t, cmd)
 		want := tr.execOf(t, name, program, "/", program)
-		want.Process.Env = event.Environ(long[:2047] + "\x00LD_LIBRARY_PATH=/x\x00")
+		kept := 16384 - len("LD_LIBRARY_PATH=/x\x00LD_BIND_NOW=1\x00")
+		want.Process.Env = event.Environ("LD_LIBRARY_PATH=/x\x00" + long[:kept])
 		want.Process.Truncated = event.FieldEnv
 		tr.equal(t, want, tr.last(t, event.ProcessExec))
 	})
@@ -177,10 +178,10 @@ func TestExecCut(t *testing.T) {
 		name      string
 		component string
 		depth     int
-		kept      int // components of the executable's path
+		exe, cwd  int // components kept
 	}{
-		{"many components", "d", 200, 160},
-		{"long components", strings.Repeat("n", 250), 20, 16},
+		{"many components", "d", 200, 160, 160},
+		{"long components", strings.Repeat("n", 250), 20, 17, 16},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := action("deep", test.component, fmt.Sprint(test.depth), program)
@@ -190,8 +191,8 @@ func TestExecCut(t *testing.T) {
 			got := tr.last(t, event.ProcessExec)
 			want := tr.execOf(t, "program", "", "", "./program")
 			whole := strings.Split(strings.Repeat(test.component+"/", test.depth)+"program", "/")
-			want.Process.Exe = strings.Join(whole[len(whole)-test.kept:], "/")
-			want.Process.Cwd = strings.Join(whole[len(whole)-1-test.kept:len(whole)-1], "/")
+			want.Process.Exe = strings.Join(whole[len(whole)-test.exe:], "/")
+			want.Process.Cwd = strings.Join(whole[len(whole)-1-test.cwd:len(whole)-1], "/")
 			want.Process.Truncated = event.FieldExe | event.FieldCwd
 			tr.equal(t, want, got)
 		})

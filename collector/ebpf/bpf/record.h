@@ -7,7 +7,7 @@
 // Longest sections, in bytes.
 #define ARGS_MAX 20480
 #define PATH_MAX 4096
-#define ENV_MAX 4096
+#define ENV_MAX 16384
 #define PAYLOAD_MAX 4096
 #define UNIX_PATH_MAX 108
 
@@ -70,7 +70,7 @@ struct exec_record {
 	struct parent parent;
 	u32 args_total;  // length before it was cut
 	u32 args_len;    // NUL-ended arguments
-	u32 env_len;     // NUL-ended NAME=value
+	u32 env_len;     // NUL-ended NAME=value, all of them
 	u16 exe_len;     // components
 	u16 cwd_len;     // components
 	u16 script_len;  // one string with its NUL byte, as execve(2) was given it; 0 when no script

@@ -1,0 +1,313 @@
+package ebpf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// A new cgroup is told of with its number before anything that happens in it.
+func TestCgroup(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	o := newObserver(h)
+	type seen struct {
+		id     uint64
+		path   string
+		events int
+	}
+	var mu sync.Mutex
+	var cgroups []seen
+	cfg := configFor(t, h)
+	cfg.Cgroup = func(id uint64, path string) {
+		mu.Lock()
+		defer mu.Unlock()
+		cgroups = append(cgroups, seen{id, path, o.mark()})
+	}
+	o.run(t, openSource(t, cfg))
+
+	mark := o.mark()
+	dir, id := h.newCgroup(t)
+	tr := o.trace(t, exec.Command("/bin/sh", "-c", `echo $$ > "$0"/cgroup.procs && exec /bin/true`, dir))
+	if got := tr.last(t, event.ProcessExit).Process.Cgroup; got != id {
+		t.Fatalf("the process ended in cgroup %d, want %d", got, id)
+	}
+	events := o.await(t, 0, "the exit", isExit(tr.pid, tr.start))
+	mu.Lock()
+	defer mu.Unlock()
+	path := strings.TrimPrefix(dir, h.dir)
+	for _, c := range cgroups {
+		if c.id != id {
+			continue
+		}
+		if c.path != path {
+			t.Errorf("path %q, want %q", c.path, path)
+		}
+		for i, e := range events[mark:c.events] {
+			if e.Process != nil && e.Process.Cgroup == id {
+				t.Errorf("event %d, %s, came before the cgroup", i, e.Kind)
+			}
+		}
+		return
+	}
+	t.Errorf("cgroup %d was not told of; others: %v", id, cgroups)
+}
+
+// The agent's own doing leaves no trace.
+func TestSelfIsNotRecorded(t *testing.T) {
+	o := observe(t)
+	l := listen(t, "tcp4", "127.0.0.1:0")
+	path := filepath.Join(t.TempDir(), "x")
+	mark := o.mark()
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	tr := o.trace(t, exec.Command("/bin/true"))
+	for _, e := range o.await(t, mark, "the exit", isExit(tr.pid, tr.start)) {
+		if e.Process != nil && e.Process.PID == uint32(os.Getpid()) {
+			t.Errorf("recorded %s", e.Kind)
+		}
+	}
+}
+
+// storm runs programs, one after another.
+func storm(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		if err := exec.Command("/bin/true").Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A reader that stalls loses what the smallest ring buffer cannot hold, and every lost record is told of.
+func TestStalledReader(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	cfg := configFor(t, h)
+	cfg.RingBytes = os.Getpagesize()
+	s := openSource(t, cfg)
+	storm(t, 100)
+	before, err := s.counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newObserver(h)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ended, o); err != nil {
+		t.Fatal(err)
+	}
+	emitted := map[event.Kind]uint64{}
+	for _, e := range o.events {
+		emitted[e.Kind]++
+	}
+	for kind := programsKindPROCESS_EXEC; kind < programsKindCGROUP_MKDIR; kind++ {
+		k, c := event.Kind(kind), s.reported[kind]
+		lost := o.lost[k.String()+" kernel/ring_full"]
+		if c.Attempted != s.received[kind]+c.RingFull || c.StateFull != 0 {
+			t.Errorf("%s: %+v, but %d received", k, c, s.received[kind])
+		}
+		if lost != c.RingFull || emitted[k] < s.received[kind] {
+			t.Errorf("%s: %+v, but %d reported as lost and %d emitted", k, c, lost, emitted[k])
+		}
+		delete(o.lost, k.String()+" kernel/ring_full")
+	}
+	if len(o.lost) > 0 {
+		t.Errorf("lost besides: %v", o.lost)
+	}
+	for _, kind := range []programsKind{programsKindPROCESS_EXEC, programsKindPROCESS_FORK, programsKindPROCESS_EXIT} {
+		if before[kind].Attempted < 100 || before[kind].RingFull == 0 {
+			t.Errorf("%s: no storm: %+v", event.Kind(kind), before[kind])
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// While the reader runs, a loss is reported without waiting for the end.
+func TestLossIsReportedInTime(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	cfg := configFor(t, h)
+	cfg.RingBytes = os.Getpagesize()
+	s := openSource(t, cfg)
+	storm(t, 100)
+	o := newObserver(h)
+	o.losing = true
+	o.run(t, s)
+	o.until(t, "the loss", func() bool { return o.lost["process.exec kernel/ring_full"] > 0 })
+}
+
+// What waits in the ring buffer when the source is told to end is emitted, also if it is too little to wake the reader.
+func TestRunDrains(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	s := openSource(t, configFor(t, h))
+	o := newObserver(h)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, o) }()
+	const n = 20
+	want := map[uint32]int{}
+	for range n {
+		cmd := exec.Command("/bin/true")
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		want[uint32(cmd.Process.Pid)] = 3
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range o.events {
+		if e.Process != nil && want[e.Process.PID] > 0 {
+			want[e.Process.PID]--
+		}
+	}
+	for pid, missing := range want {
+		if missing != 0 {
+			t.Errorf("%d of 3 events of process %d are missing", missing, pid)
+		}
+	}
+	if len(o.lost) != 0 {
+		t.Errorf("lost %v", o.lost)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nothing stays open or running when a source is closed, whether it has run or not.
+func TestCloseGivesAllBack(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	use := func(run bool) {
+		s := openSource(t, configFor(t, h))
+		if run {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := s.Run(ctx, newObserver(h)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	use(true) // whatever is opened once and for all
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	use(true)
+	use(false)
+	if now := openFiles(t); now != files {
+		t.Errorf("%d open files, want %d", now, files)
+	}
+	if now := runtime.NumGoroutine(); now > goroutines {
+		t.Errorf("%d goroutines, want %d", now, goroutines)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// A call that cannot be remembered until its exit is lost, and told of.
+func TestRememberedCallsAreBounded(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	s := openSource(t, configFor(t, h))
+	o := newObserver(h)
+	o.losing = true
+	o.run(t, s)
+	calls := s.maps.Maps[programsMapSyscalls]
+	state := make([]byte, calls.ValueSize())
+	for thread := uint64(1); ; thread++ { // threads of process 0 are nobody's
+		if err := calls.Put(thread, state); errors.Is(err, unix.E2BIG) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	what, err := json.Marshal(opening{Call: "openat", Path: filepath.Join(t.TempDir(), "x"), Flags: unix.O_CREAT})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tr := o.trace(t, action("open", string(what))); len(tr.of(event.FileOpen)) != 0 {
+		t.Error("the call was recorded")
+	}
+	o.until(t, "the loss", func() bool { return o.lost["file.open kernel/state_full"] > 0 })
+}
+
+// A thread that is killed in a call leaves nothing behind.
+func TestKilledCallIsForgotten(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	s := openSource(t, configFor(t, h))
+	o := newObserver(h)
+	o.run(t, s)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	what, err := json.Marshal(opening{Call: "openat", Path: fifo, Flags: unix.O_WRONLY, Thread: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := action("open", string(what))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, start := cmd.Process.Pid, startOf(t, cmd.Process.Pid)
+	var thread int
+	if err := json.NewDecoder(out).Decode(&thread); err != nil {
+		t.Fatal(err)
+	}
+	key := uint64(pid)<<32 | uint64(thread)
+	calls := s.maps.Maps[programsMapSyscalls]
+	state := make([]byte, calls.ValueSize())
+	for deadline := time.Now().Add(20 * time.Second); calls.Lookup(key, state) != nil; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the call was not remembered")
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("the call was not waiting")
+	}
+	o.await(t, 0, "the exit", isExit(pid, start))
+	if err := calls.Lookup(key, state); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("look up the killed call: %v", err)
+	}
+}
