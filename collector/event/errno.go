@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// errnoName gives what errno(3) says of a number, such as "ECONNREFUSED (connection refused)" has in words.
+// errnoName says what an errno means in words, such as "connection refused".
 func errnoName(errno int32) string {
 	if errno <= 0 || errno > 4095 {
 		return "errno " + strconv.Itoa(int(errno))

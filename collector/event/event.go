@@ -2,7 +2,8 @@
 // process table and the containers complete it, batches carry it, and every --json output is its JSON form.
 //
 // The JSON form is one object a line, snake_case; a field that is absent is unknown. It promises that what is
-// written can be read back: Unmarshal(Marshal(e)) equals e but for fields marked `json:"-"`.
+// written can be read back: Unmarshal(Marshal(e)) equals e but for fields marked `json:"-"`, and but for what Argv and
+// Environ say of themselves.
 //
 // Strings that a process chose (paths, arguments, names) are carried as the kernel had them, including bytes
 // that are no UTF-8; only the JSON form replaces such bytes by U+FFFD. They are hostile input: whoever shows
@@ -87,8 +88,9 @@ type Agent struct {
 
 // SourceState is the health of one kind's collection.
 type SourceState struct {
-	Kind    Kind   `json:"kind"`
-	Via     string `json:"via"` // "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast", "audit/multicast", "replay", "agent" or "off"
+	Kind Kind `json:"kind"`
+	// Via is "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast", "audit/multicast", "replay", "agent" or "off".
+	Via     string `json:"via"`
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"`
 }

@@ -10,7 +10,8 @@ import (
 
 // File holds the fields of the file.* kinds.
 type File struct {
-	Path  string    `json:"path,omitempty"` // absolute in the process's mount namespace, or as given when the attempt failed
+	// Path is absolute in the process's mount namespace, or as given when the attempt failed.
+	Path  string    `json:"path,omitempty"`
 	Flags OpenFlags `json:"flags"`
 	// Device and Inode identify the file; absent when the attempt failed.
 	Device Device `json:"device,omitempty"`

@@ -1,6 +1,10 @@
 package event
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
 
 // Kind says what happened. Its number is part of the wire format (sender/batch/batch.proto) and never changes;
 // its text, "<group>.<what>", is part of the JSON form.
@@ -62,10 +66,12 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler. It also reads "kind(N)": what a newer version recorded.
 func (k *Kind) UnmarshalText(text []byte) error {
-	var number uint8
-	if n, err := fmt.Sscanf(string(text), "kind(%d)", &number); n == 1 && err == nil {
-		*k = Kind(number)
-		return nil
+	if number, ok := strings.CutPrefix(string(text), "kind("); ok {
+		n, err := strconv.ParseUint(strings.TrimSuffix(number, ")"), 10, 8)
+		if err == nil && Kind(n).String() == string(text) {
+			*k = Kind(n)
+			return nil
+		}
 	}
 	parsed, err := ParseKind(string(text))
 	if err != nil {

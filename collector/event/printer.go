@@ -50,7 +50,7 @@ func (p *Printer) row(color, when, kind, where, process, what string) {
 		kind = pad(kind, widthKind)
 	}
 	fmt.Fprintf(&p.line, "%s  %s  %s  %s  %s\n", pad(when, len("15:04:05.000")), kind,
-		pad(fit(where, widthWhere), widthWhere), pad(fit(process, widthProcess), widthProcess), fit(what, widthWhat))
+		pad(fit(where, widthWhere), widthWhere), pad(process, widthProcess), fit(what, widthWhat))
 }
 
 func colorOf(e *Event) string {
@@ -92,10 +92,14 @@ func who(p *Process) string {
 		return "-"
 	}
 	name := p.Name
-	if name == "" {
+	if name == "" && p.Exe != "" {
 		name = path.Base(p.Exe)
 	}
-	return Escape(name) + "[" + strconv.FormatUint(uint64(p.PID), 10) + "]"
+	if name == "" {
+		name = "?"
+	}
+	pid := "[" + strconv.FormatUint(uint64(p.PID), 10) + "]"
+	return fit(Escape(name), widthProcess-len(pid)) + pid // a long name must not hide the pid
 }
 
 // What says in one line what an event's process did, without saying who it was.
@@ -124,7 +128,11 @@ func processText(e *Event) string {
 	switch e.Kind {
 	case ProcessExit:
 		if p.Exit.Signal != 0 {
-			return "signal " + strconv.Itoa(int(p.Exit.Signal))
+			s := "signal " + strconv.Itoa(int(p.Exit.Signal))
+			if p.Exit.CoreDumped {
+				s += ", core dumped"
+			}
+			return s
 		}
 		return "code " + strconv.Itoa(int(p.Exit.Code))
 	case ProcessFork:
@@ -153,7 +161,7 @@ func target(n *Net) string {
 func dnsText(d *DNS) string {
 	var parts []string
 	for _, q := range d.Questions {
-		parts = append(parts, q.Type+" "+Escape(q.Name))
+		parts = append(parts, Escape(q.Type)+" "+Escape(q.Name))
 	}
 	if d.Rcode != 0 {
 		parts = append(parts, rcodeName(d.Rcode))
@@ -188,7 +196,7 @@ func addrPort(ip netip.Addr, port uint16) string {
 	if !ip.IsValid() {
 		return "?"
 	}
-	return netip.AddrPortFrom(ip, port).String()
+	return Escape(netip.AddrPortFrom(ip, port).String()) // a zone may be anything
 }
 
 func protocolName(protocol uint8) string {
@@ -225,17 +233,45 @@ func Escape(s string) string {
 	return s
 }
 
-// fit cuts a string to a number of characters, the last of which says so.
+// fit cuts a string to a width, and ends one that was cut with "…".
 func fit(s string, width int) string {
-	if utf8.RuneCountInString(s) <= width {
+	if cells(s) <= width {
 		return s
 	}
-	return string([]rune(s)[:width-1]) + "…"
+	used := 0
+	for i, r := range s {
+		if used += runeCells(r); used >= width {
+			return s[:i] + "…"
+		}
+	}
+	return s
 }
 
 func pad(s string, width int) string {
-	if n := width - utf8.RuneCountInString(s); n > 0 {
+	if n := width - cells(s); n > 0 {
 		return s + strings.Repeat(" ", n)
 	}
 	return s
+}
+
+// cells is how wide a terminal shows a string.
+func cells(s string) int {
+	n := 0
+	for _, r := range s {
+		n += runeCells(r)
+	}
+	return n
+}
+
+// runeCells counts the blocks of East Asian scripts and of emoji as wide (Unicode Standard Annex 11).
+func runeCells(r rune) int {
+	switch {
+	case r < 0x1100:
+		return 1
+	case r <= 0x115f, r >= 0x2e80 && r <= 0xa4cf && r != 0x303f, r >= 0xac00 && r <= 0xd7a3, r >= 0xf900 && r <= 0xfaff,
+		r >= 0xfe30 && r <= 0xfe6f, r >= 0xff00 && r <= 0xff60, r >= 0xffe0 && r <= 0xffe6,
+		r >= 0x1f300 && r <= 0x1faff, r >= 0x20000 && r <= 0x3fffd:
+		return 2
+	}
+	return 1
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"sort"
 	"strconv"
 	"strings"
@@ -107,6 +108,9 @@ func (x Exit) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (x *Exit) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" { // absent, by the convention of encoding/json
+		return nil
+	}
 	var j exitJSON
 	if err := json.Unmarshal(data, &j); err != nil {
 		return err
@@ -182,7 +186,8 @@ func NameID(namespaceAndName []byte) ID {
 }
 
 // Argv is a list of arguments as the kernel keeps it: each one ended by a NUL byte. The last one may lack it when
-// the list was cut. Its JSON form is an array of strings.
+// the list was cut. Its JSON form is an array of strings, which does not tell whether the last one was ended: it comes
+// back as if it was.
 type Argv string
 
 // NewArgv joins arguments. An argument with a NUL byte becomes two, as no process could have had it.
@@ -214,7 +219,8 @@ func (a *Argv) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Environ is a list of "NAME=value", each ended by a NUL byte. Its JSON form is an object.
+// Environ is a list of "NAME=value", each ended by a NUL byte. Its JSON form is an object, which comes back sorted by
+// name.
 type Environ string
 
 // MarshalJSON implements json.Marshaler. Of two values of one name the first counts, as for getenv(3).
@@ -229,7 +235,7 @@ func (e Environ) MarshalJSON() ([]byte, error) {
 	return json.Marshal(vars)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Names come out sorted.
+// UnmarshalJSON implements json.Unmarshaler.
 func (e *Environ) UnmarshalJSON(data []byte) error {
 	var vars map[string]string
 	if err := json.Unmarshal(data, &vars); err != nil {
@@ -266,6 +272,9 @@ func (f Fields) MarshalJSON() ([]byte, error) { return json.Marshal(bitNames(uin
 // UnmarshalJSON implements json.Unmarshaler.
 func (f *Fields) UnmarshalJSON(data []byte) error {
 	bits, err := parseBitNames(data, fieldNames)
+	if err == nil && bits > math.MaxUint8 {
+		err = fmt.Errorf("field 0x%x: want at most 0x%x", bits, math.MaxUint8)
+	}
 	*f = Fields(bits)
 	return err
 }

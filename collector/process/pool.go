@@ -14,7 +14,7 @@ type pool struct {
 // maxFree bounds what is kept for use again.
 const maxFree = 4096
 
-// get returns an empty snapshot with a number of its own.
+// get returns an empty snapshot with a number of its own, which is held.
 func (p *pool) get() *snapshot {
 	var s *snapshot
 	if n := len(p.free); n > 0 {
@@ -22,7 +22,7 @@ func (p *pool) get() *snapshot {
 	} else {
 		s = new(snapshot)
 	}
-	s.Snapshot = p.number()
+	s.Snapshot, s.held = p.number(), true
 	return s
 }
 
@@ -41,9 +41,9 @@ func (p *pool) put(s *snapshot) {
 
 // exitedProcess is one that ended, at the time of its exit event.
 type exitedProcess struct {
-	at       time.Time
-	snapshot uint64
-	pid      uint32
+	at     time.Time
+	number uint64 // as in snapshot.ended
+	pid    uint32
 }
 
 // fifo is a queue that grows and is never copied while it does not.

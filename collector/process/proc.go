@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -39,19 +40,14 @@ func (t *Table) Bootstrap(ctx context.Context) error {
 			all = append(all, running{p, cgroup})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b running) int {
-		switch {
-		case a.process.Start != b.process.Start:
-			return int(a.process.Start/tick) - int(b.process.Start/tick)
-		default:
-			return int(a.process.PID) - int(b.process.PID)
-		}
+	slices.SortFunc(all, func(a, b running) int {
+		return cmp.Or(cmp.Compare(a.process.Start, b.process.Start), cmp.Compare(a.process.PID, b.process.PID))
 	})
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range all {
 		t.settle()
-		t.found(r.process, r.cgroup)
+		t.found(r.process, r.cgroup, event.MaxAncestors)
 	}
 	t.stats.Processes = len(t.live)
 	return nil
@@ -65,89 +61,118 @@ func (p *proc) context(ctx context.Context) context.Context {
 // read tells what /proc knows of a process, and the path of its cgroup; false when it is gone.
 func (p *proc) read(pid uint32) (out event.Process, cgroup string, ok bool) {
 	ctx := p.context(context.Background())
-	start := p.start(pid)
-	if start == 0 {
+	start, ppid := p.stat(pid)
+	out = event.Process{PID: pid, PPID: ppid, Start: start}
+	if start == 0 || !p.status(pid, &out) {
 		return out, "", false
 	}
-	running := &process.Process{Pid: int32(pid)}
-	out = event.Process{PID: pid, Start: start}
-	ppid, err := running.PpidWithContext(ctx)
-	if err != nil {
-		return out, "", false
-	}
-	out.PPID = uint32(ppid)
 	out.Name = p.text(pid, "comm")
-	out.Args = event.Argv(p.cmdline(pid))
-	if uids, err := running.UidsWithContext(ctx); err == nil && len(uids) > 1 {
-		out.UID, out.EUID = uint32(uids[0]), uint32(uids[1])
-	}
-	if gids, err := running.GidsWithContext(ctx); err == nil && len(gids) > 1 {
-		out.GID, out.EGID = uint32(gids[0]), uint32(gids[1])
-	}
+	p.cmdline(pid, &out)
+	running := &process.Process{Pid: int32(pid)}
 	if exe, err := running.ExeWithContext(ctx); err == nil { // a kernel thread has none
 		out.Exe, out.ExeDeleted = strings.CutSuffix(exe, " (deleted)")
 	}
 	if cwd, err := running.CwdWithContext(ctx); err == nil {
 		out.Cwd = cwd
 	}
-	out.NSPID = p.nsPID(pid)
-	return out, p.cgroup(pid), true
+	cgroup = p.cgroup(pid)
+	// The pid may have been used again while this was read.
+	return out, cgroup, p.start(pid) == start
 }
 
-// start returns when a process started, in nanoseconds since boot; 0 when it is gone. gopsutil gives whole seconds
-// only, which does not tell processes apart.
+// start returns when a process started, in nanoseconds since boot; 0 when it is gone.
 func (p *proc) start(pid uint32) uint64 {
+	start, _ := p.stat(pid)
+	return start
+}
+
+// stat returns when a process started and its parent's pid. gopsutil gives starts in whole seconds only, which does not
+// tell processes apart.
+func (p *proc) stat(pid uint32) (start uint64, ppid uint32) {
 	stat, err := os.ReadFile(p.path(pid, "stat"))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	// The name, in parentheses, may hold anything; field 3 follows its last parenthesis (proc_pid_stat(5)).
-	_, rest, found := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
-	fields := bytes.Fields(rest)
-	if !found || len(fields) < 20 {
-		return 0
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return 0, 0
 	}
-	ticks, err := strconv.ParseUint(string(fields[22-3]), 10, 64)
+	parent, err1 := strconv.ParseUint(string(fields[4-3]), 10, 32)
+	ticks, err2 := strconv.ParseUint(string(fields[22-3]), 10, 64)
+	if err1 != nil || err2 != nil {
+		return 0, 0
+	}
+	// A process of the first tick after boot: 0 would mean unknown.
+	return max(1, ticks*tick), uint32(parent)
+}
+
+// status sets a process's ids, and its pid in its own namespace where that is not the host's; false when it is gone.
+// gopsutil knows no ids beyond 31 bits, and user namespaces have them.
+// runs reports whether a process is there and has not ended.
+func (p *proc) runs(pid uint32) bool {
+	stat := p.text(pid, "stat")
+	state := strings.TrimSpace(stat[strings.LastIndexByte(stat, ')')+1:])
+	return state != "" && state[0] != 'Z' && state[0] != 'X'
+}
+
+func (p *proc) status(pid uint32, out *event.Process) bool {
+	found := 0
+	for line := range strings.Lines(p.text(pid, "status")) {
+		name, value, _ := strings.Cut(line, ":")
+		values := strings.Fields(value)
+		switch {
+		case name == "Uid" && len(values) > 1:
+			out.UID, out.EUID = number(values[0]), number(values[1])
+			found++
+		case name == "Gid" && len(values) > 1:
+			out.GID, out.EGID = number(values[0]), number(values[1])
+			found++
+		case name == "NSpid" && len(values) > 1:
+			out.NSPID = number(values[len(values)-1])
+		}
+	}
+	return found == 2
+}
+
+func number(s string) uint32 {
+	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
 		return 0
 	}
-	// A process of the first tick after boot: 0 would mean unknown.
-	return max(1, ticks*tick)
+	return uint32(n)
 }
 
 // maxCmdline is as long as the kernel reports a command line at exec.
 const maxCmdline = 20480
 
-func (p *proc) cmdline(pid uint32) string {
+func (p *proc) cmdline(pid uint32, out *event.Process) {
 	b, err := os.ReadFile(p.path(pid, "cmdline"))
 	if err != nil {
-		return ""
+		return
 	}
-	return string(b[:min(len(b), maxCmdline)])
+	if len(b) > maxCmdline {
+		out.ArgsLength = uint32(len(b))
+		out.Truncated |= event.FieldArgs
+		b = b[:maxCmdline]
+	}
+	out.Args = event.Argv(b)
 }
 
 // nsPID returns a process's pid in its own namespace, 0 where that is the host's.
 func (p *proc) nsPID(pid uint32) uint32 {
-	status, err := os.ReadFile(p.path(pid, "status"))
-	if err != nil {
-		return 0
-	}
-	_, line, _ := strings.Cut(string(status), "\nNSpid:")
-	line, _, _ = strings.Cut(line, "\n")
-	pids := strings.Fields(line)
-	if len(pids) < 2 {
-		return 0
-	}
-	inner, err := strconv.ParseUint(pids[len(pids)-1], 10, 32)
-	if err != nil {
-		return 0
-	}
-	return uint32(inner)
+	var out event.Process
+	p.status(pid, &out)
+	return out.NSPID
 }
 
-// cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone.
+// cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone, or has
+// ended: of what nobody has waited for yet, cgroup v1 says that it is in the root.
 func (p *proc) cgroup(pid uint32) string {
 	text := p.text(pid, "cgroup")
+	if !p.runs(pid) {
+		return ""
+	}
 	for line := range strings.Lines(text) {
 		// hierarchy-ID:controller-list:cgroup-path (cgroups(7))
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)

@@ -41,6 +41,7 @@ type Stats struct {
 	Exited    int    // of these, those that have ended
 	Partial   uint64 // events of processes whose creation was not seen
 	Untracked uint64 // processes that there was no room for: their events are complete but for their ancestors' sake
+	Vanished  uint64 // processes forgotten to make room: their end was not seen, and /proc has them no more
 	Unread    uint64 // processes not read from /proc because too many were asked for
 	ArgsCut   uint64 // command lines that were shortened to bound memory
 }
@@ -54,19 +55,15 @@ type Table struct {
 	stats Stats
 
 	live   map[uint32]*snapshot // the current snapshot of each pid
-	exited fifo                 // those of live that have ended, oldest first
+	exited fifo                 // those of live that have ended, oldest first, and some whose pid has been used again
+	ended  int                  // how many of live have ended
+	exits  uint64               // how many ends there were
 	pool   pool
 	loose  *snapshot // the last event's snapshot when the table does not hold it
+	ending *snapshot // the last event's snapshot when it told of the end
 	shrink *snapshot // the last event's snapshot when its command line is to be shortened
 	proc   proc
 	reads  budget
-}
-
-// snapshot is a process between two changes. It is released when neither the table nor a child's snapshot holds it.
-type snapshot struct {
-	event.Process
-	parent *snapshot // holds a reference
-	refs   int
 }
 
 // NewTable returns an empty table.
@@ -118,42 +115,53 @@ func (t *Table) Enrich(e *event.Event) {
 		s = t.current(e.Process)
 	}
 	if e.Kind == event.ProcessExit {
-		s.Exit = e.Process.Exit
-		t.exit(s, e.Time)
+		t.exit(s, e)
 	}
 	if s.Partial {
 		t.stats.Partial++
 	}
 	e.Process = &s.Process
-	t.stats.Processes, t.stats.Exited = len(t.live), t.exited.n
+	t.stats.Processes, t.stats.Exited = len(t.live), t.ended
 }
 
 // settle ends the loan of the event before.
 func (t *Table) settle() {
+	if s := t.ending; s != nil {
+		t.ending = nil
+		s.Exit = event.Exit{}
+	}
 	if s := t.shrink; s != nil {
 		t.shrink = nil
 		t.shorten(s)
 	}
 	if s := t.loose; s != nil {
 		t.loose = nil
-		t.release(s)
+		t.pool.release(s)
 	}
 }
 
 // fork makes the child, with its parent's image.
 func (t *Table) fork(p *event.Process) *snapshot {
-	parent := t.find(p.PPID, p.ParentStart)
-	if parent == nil {
-		parent = t.read(p.PPID, p.ParentStart)
-	}
+	parent := t.parentOf(p)
 	s := t.pool.get()
 	if parent != nil {
 		t.inherit(s, parent)
 	}
+	if p.Name != "" { // the child is called as the thread that made it
+		s.Name = p.Name
+	}
 	t.identify(s, p)
-	t.adopt(s, parent)
+	s.adopt(parent)
 	t.put(s)
 	return s
+}
+
+// parentOf returns the parent that the kernel reported; nil when nothing is known of it.
+func (t *Table) parentOf(p *event.Process) *snapshot {
+	if parent := t.find(p.PPID, p.ParentStart); parent != nil {
+		return parent
+	}
+	return t.read(p.PPID, p.ParentStart, event.MaxAncestors-1)
 }
 
 // exec gives a process its new image.
@@ -162,61 +170,76 @@ func (t *Table) exec(p *event.Process) *snapshot {
 		p.Start, p.NSPID = t.proc.start(p.PID), t.proc.nsPID(p.PID)
 	}
 	was := t.find(p.PID, p.Start)
+	if was != nil && was.ended != 0 { // the pid has been used again: what has ended executes nothing
+		was = nil
+	}
 	s := t.pool.get()
 	number := s.Snapshot
 	s.Process = *p
 	s.Snapshot, s.Parent = number, nil
 	t.locate(s, was)
-	switch {
-	case was != nil:
+	var parent *snapshot
+	if was != nil {
+		parent = was.parent
+		s.Start = max(s.Start, was.Start)
 		if s.NSPID == 0 {
 			s.NSPID = was.NSPID
 		}
-		s.Start = max(s.Start, was.Start)
-		t.adopt(s, was.parent)
-	default:
-		parent := t.find(p.PPID, p.ParentStart)
-		if parent == nil {
-			parent = t.read(p.PPID, p.ParentStart)
-		}
-		t.adopt(s, parent)
 	}
+	if parent == nil {
+		parent = t.parentOf(p)
+	}
+	s.adopt(parent)
 	t.put(s)
 	t.boundArgs(s)
 	return s
 }
 
-// current returns the snapshot of a process, a new one if its credentials or its cgroup have changed.
+// current returns the snapshot of a process, a new one if its credentials or its place have changed.
 func (t *Table) current(p *event.Process) *snapshot {
 	s := t.find(p.PID, p.Start)
 	if s == nil {
-		if s = t.read(p.PID, p.Start); s == nil {
-			s = t.pool.get()
-			s.Name, s.Partial = p.Name, true
-			t.identify(s, p)
-			t.put(s)
-			return s
-		}
+		s = t.read(p.PID, p.Start, event.MaxAncestors)
+	}
+	if s == nil {
+		return t.unknown(p)
 	}
 	if s.UID == p.UID && s.EUID == p.EUID && s.GID == p.GID && s.EGID == p.EGID &&
-		(p.Cgroup == 0 || s.Cgroup == p.Cgroup) {
+		(s.Start != 0 || p.Start == 0) && !t.moved(s, p.Cgroup) {
 		return s
 	}
 	changed := t.pool.get()
 	t.inherit(changed, s)
-	start, nsPID, cgroup := s.Start, s.NSPID, s.Cgroup
-	changed.Partial = s.Partial
+	changed.Partial, changed.ended = s.Partial, s.ended
 	t.identify(changed, p)
-	changed.Start = max(start, p.Start)
+	changed.Start = max(s.Start, p.Start)
 	if changed.NSPID == 0 {
-		changed.NSPID = nsPID
+		changed.NSPID = s.NSPID
 	}
-	if p.Cgroup == 0 {
-		changed.Cgroup, changed.Container = cgroup, s.Container
+	if p.PPID == 0 {
+		changed.PPID, changed.ParentStart = s.PPID, s.ParentStart
 	}
-	t.adopt(changed, s.parent)
+	changed.adopt(s.parent)
 	t.put(changed)
+	if t.shrink == s {
+		t.shrink = changed
+	}
 	return changed
+}
+
+// unknown makes a snapshot of a process of which nobody tells more than its event does.
+func (t *Table) unknown(p *event.Process) *snapshot {
+	parent := t.find(p.PPID, p.ParentStart)
+	s := t.pool.get()
+	s.Name, s.Exe, s.ExeDeleted, s.Truncated = p.Name, p.Exe, p.ExeDeleted, p.Truncated
+	s.Partial = true
+	t.identify(s, p)
+	if p.Cgroup == 0 && parent != nil {
+		s.Container = parent.Container
+	}
+	s.adopt(parent)
+	t.put(s)
+	return s
 }
 
 // inherit copies an image.
@@ -232,48 +255,46 @@ func (t *Table) identify(s *snapshot, p *event.Process) {
 	s.PID, s.NSPID, s.Start = p.PID, p.NSPID, p.Start
 	s.UID, s.EUID, s.GID, s.EGID = p.UID, p.EUID, p.GID, p.EGID
 	s.PPID, s.ParentStart = p.PPID, p.ParentStart
-	if p.Cgroup != 0 && p.Cgroup != s.Cgroup {
-		s.Cgroup = p.Cgroup
-		s.Container = t.cfg.Locator.Locate(p.Cgroup, "")
+	if t.moved(s, p.Cgroup) {
+		t.settleIn(s, p.Cgroup)
 	}
+}
+
+// moved reports whether a process's cgroup, 0 for unknown, says something new. Of a cgroup that nobody knew yet the
+// locator may know more now.
+func (t *Table) moved(s *snapshot, cgroup uint64) bool {
+	return cgroup != 0 && (s.Cgroup != cgroup || s.Container == nil && t.cfg.Locator.Locate(cgroup, "") != nil)
+}
+
+// settleIn moves a process to a cgroup. That the locator does not know the cgroup is no news of a process that was
+// located by its path before.
+func (t *Table) settleIn(s *snapshot, cgroup uint64) {
+	container := t.cfg.Locator.Locate(cgroup, "")
+	if container != nil || s.Cgroup != 0 {
+		s.Container = container
+	}
+	s.Cgroup = cgroup
 }
 
 // locate finds the container of a new image.
 func (t *Table) locate(s, was *snapshot) {
-	switch {
-	case s.Cgroup != 0 && was != nil && was.Cgroup == s.Cgroup:
-		s.Container = was.Container
-	case s.Cgroup != 0:
-		s.Container = t.cfg.Locator.Locate(s.Cgroup, "")
-	default: // a source that knows no cgroups
-		if path := t.proc.cgroup(s.PID); path != "" {
-			s.Container = t.cfg.Locator.Locate(0, path)
-		} else if was != nil {
-			s.Container = was.Container
-		} else if parent := t.find(s.PPID, s.ParentStart); parent != nil {
-			s.Container = parent.Container
-		}
+	cgroup := s.Cgroup
+	if s.Cgroup = 0; was != nil {
+		s.Cgroup, s.Container = was.Cgroup, was.Container
 	}
-}
-
-// adopt makes parent the parent of s, and bounds the length of the chain of those that have ended.
-func (t *Table) adopt(s, parent *snapshot) {
-	if parent == nil {
+	if cgroup != 0 {
+		if t.moved(s, cgroup) {
+			t.settleIn(s, cgroup)
+		}
 		return
 	}
-	parent.refs++
-	s.parent, s.Parent = parent, &parent.Process
-	last := parent
-	for range event.MaxAncestors - 1 {
-		if last.parent == nil {
-			return
+	// A source that knows no cgroups.
+	if path := t.proc.cgroup(s.PID); path != "" {
+		s.Container = t.cfg.Locator.Locate(0, path)
+	} else if was == nil {
+		if parent := t.find(s.PPID, s.ParentStart); parent != nil {
+			s.Container = parent.Container
 		}
-		last = last.parent
-	}
-	if last.Exit.Ended && last.parent != nil {
-		cut := last.parent
-		last.parent, last.Parent = nil, nil
-		t.release(cut)
 	}
 }
 
@@ -288,59 +309,107 @@ func (t *Table) find(pid uint32, start uint64) *snapshot {
 
 const tick = uint64(10 * time.Millisecond)
 
-// put makes s the current snapshot of its pid, or, when there is no room, a loan until the next event.
+// put makes s the current snapshot of its pid. When there is no room, or a later process has the pid already, it is a
+// loan until the next event.
 func (t *Table) put(s *snapshot) {
-	s.refs++
 	was := t.live[s.PID]
-	if was == nil && len(t.live) >= t.cfg.MaxProcesses && !t.evict() {
+	switch {
+	case was != nil && s.Start != 0 && s.Start/tick < was.Start/tick:
+		t.lend(s)
+	case was == nil && !t.makeRoom():
 		t.stats.Untracked++
-		t.loose = s
-		return
-	}
-	t.live[s.PID] = s
-	if was != nil {
-		t.release(was)
+		t.lend(s)
+	default:
+		t.live[s.PID] = s
+		if s.ended != 0 {
+			t.ended++
+		}
+		if was != nil {
+			t.letGo(was)
+		}
 	}
 }
 
-// exit marks a process as ended; it stays known for a while.
-func (t *Table) exit(s *snapshot, now time.Time) {
+// lend has s held until the next event. A parent that was lent before is held by its child by now.
+func (t *Table) lend(s *snapshot) {
+	if before := t.loose; before != nil {
+		t.pool.release(before)
+	}
+	t.loose = s
+}
+
+// letGo gives up a snapshot that was in the table.
+func (t *Table) letGo(s *snapshot) {
+	if s.ended != 0 {
+		t.ended--
+	}
+	t.pool.release(s)
+}
+
+// exit notes how a process ended; it stays known for a while.
+func (t *Table) exit(s *snapshot, e *event.Event) {
+	s.Exit = e.Process.Exit
+	s.Exit.Ended = true
+	t.ending = s
+	if s.ended != 0 {
+		return
+	}
+	t.exits++
+	s.ended = t.exits
 	if t.live[s.PID] != s {
 		return
 	}
-	t.exited.push(exitedProcess{pid: s.PID, snapshot: s.Snapshot, at: now})
-	for t.exited.n > t.cfg.MaxExited || now.Sub(t.exited.oldest().at) > t.cfg.Retain {
+	t.ended++
+	t.exited.push(exitedProcess{pid: s.PID, number: s.ended, at: e.Time})
+	for t.exited.n > 1 && (t.exited.n > t.cfg.MaxExited || e.Time.Sub(t.exited.oldest().at) > t.cfg.Retain) {
 		t.evict()
 	}
 }
 
-// evict forgets the process that ended first, unless its pid has been used again. It reports whether there was one.
-func (t *Table) evict() bool {
-	if t.exited.n == 0 {
-		return false
-	}
-	gone := t.exited.pop()
-	if s := t.live[gone.pid]; s != nil && s.Snapshot == gone.snapshot {
-		delete(t.live, gone.pid)
-		t.release(s)
+// makeRoom reports whether there is room for one more process, having forgotten others for it if need be.
+func (t *Table) makeRoom() bool {
+	for len(t.live) >= t.cfg.MaxProcesses {
+		if t.exited.n == 0 {
+			return t.sweep()
+		}
+		t.evict()
 	}
 	return true
 }
 
-// release gives up one reference.
-func (t *Table) release(s *snapshot) {
-	for s != nil {
-		if s.refs--; s.refs > 0 {
-			return
-		}
-		parent := s.parent
-		t.pool.put(s)
-		s = parent
+// evict forgets the process that ended first, unless its pid has been used again.
+func (t *Table) evict() {
+	gone := t.exited.pop()
+	if s := t.live[gone.pid]; s != nil && s.ended == gone.number {
+		delete(t.live, gone.pid)
+		t.letGo(s)
 	}
 }
 
-// read makes a snapshot from /proc; nil when the process is gone or too many were asked for.
-func (t *Table) read(pid uint32, start uint64) *snapshot {
+// sweepSample is how many processes are looked at to find one whose end was not seen: its event was lost, or the source
+// does not tell of every end.
+const sweepSample = 8
+
+// sweep forgets those of a few processes that /proc has no more. It reports whether there was one.
+func (t *Table) sweep() bool {
+	looked, found := 0, false
+	for pid, s := range t.live {
+		if looked++; looked > sweepSample || !t.reads.take(time.Now()) {
+			break
+		}
+		if start := t.proc.start(pid); start == 0 || s.Start != 0 && s.Start/tick != start/tick {
+			delete(t.live, pid)
+			t.letGo(s)
+			t.stats.Vanished++
+			found = true
+		}
+	}
+	return found
+}
+
+// read makes a snapshot from /proc, and of up to so many of its ancestors that are missing; nil when the process is gone
+// or too many were asked for.
+func (t *Table) read(pid uint32, start uint64, ancestors int) *snapshot {
 	if pid == 0 {
 		return nil
 	}
@@ -352,17 +421,27 @@ func (t *Table) read(pid uint32, start uint64) *snapshot {
 	if !ok || start != 0 && p.Start/tick != start/tick {
 		return nil
 	}
-	return t.found(p, path)
+	return t.found(p, path, ancestors)
 }
 
-// found puts a process that was read from /proc into the table.
-func (t *Table) found(p event.Process, cgroup string) *snapshot {
+// found puts a process that was read from /proc into the table, and before it those of its ancestors that are missing.
+func (t *Table) found(p event.Process, cgroup string, ancestors int) *snapshot {
+	parent := t.find(p.PPID, 0)
+	if parent != nil && parent.ended != 0 { // whoever has a child now has not ended
+		parent = nil
+	}
+	if parent == nil && ancestors > 0 {
+		parent = t.read(p.PPID, 0, ancestors-1)
+	}
+	if parent != nil && parent.Start/tick > p.Start/tick { // the pid has been used again meanwhile
+		parent = nil
+	}
 	s := t.pool.get()
 	number := s.Snapshot
 	s.Process = p
 	s.Snapshot, s.Partial = number, true
 	s.Container = t.cfg.Locator.Locate(0, cgroup)
-	t.adopt(s, t.find(p.PPID, 0))
+	s.adopt(parent)
 	t.put(s)
 	t.boundArgs(s)
 	return s
@@ -374,9 +453,13 @@ const shortArgs = 128
 // boundArgs accounts for a new command line, and has it shortened after this event if there are too many.
 func (t *Table) boundArgs(s *snapshot) {
 	t.pool.argsBytes += len(s.Args)
-	if t.pool.argsBytes > t.cfg.MaxArgsBytes && len(s.Args) > shortArgs {
-		t.shrink = s
+	if t.pool.argsBytes <= t.cfg.MaxArgsBytes || len(s.Args) <= shortArgs {
+		return
 	}
+	if before := t.shrink; before != nil { // a parent that this event made known
+		t.shorten(before)
+	}
+	t.shrink = s
 }
 
 func (t *Table) shorten(s *snapshot) {

@@ -79,7 +79,8 @@ func (s *Source) Close() error { return s.file.Close() }
 // Run emits the recording, once.
 func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 	lines := scanner(s.file)
-	for n := 1; lines.Scan() && ctx.Err() == nil; n++ {
+	n := 1
+	for ; ctx.Err() == nil && lines.Scan(); n++ {
 		var e event.Event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("replay line %d: %w", n, err)
@@ -93,7 +94,7 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 		sink.Emit(&e)
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read recording: %w", err)
+		return fmt.Errorf("read recording: line %d: %w", n, err)
 	}
 	return nil
 }
@@ -130,11 +131,11 @@ func (s *Source) known(p event.Process) (*event.Process, error) {
 		return nil, err
 	}
 	key := string(form)
-	if p.Container != nil {
-		key += p.Container.ID
-	}
 	if p.Parent != nil {
 		key += strconv.FormatUint(p.Parent.Snapshot, 10)
+	}
+	if p.Container != nil {
+		key += "," + p.Container.ID
 	}
 	if known, ok := s.numbers[key]; ok {
 		return known, nil
