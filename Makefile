@@ -17,7 +17,8 @@ help: ## List these commands
 
 build: ## Build the static binaries into bin/
 	@mkdir -p bin
-	$(GO_BUILD) -o bin/ ./cmd/...
+	@echo "building bin/taskguard-agent and bin/taskguard-endpoint, version $(VERSION)" >&2 # stdout is the demo's
+	@$(GO_BUILD) -o bin/ ./cmd/...
 
 generate: ## Compile the eBPF programs and the batch format into the tree (clang 19, protoc)
 	@scripts/install-build-tools.sh

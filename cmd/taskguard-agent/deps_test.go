@@ -89,8 +89,8 @@ func rules() map[string]rule {
 			other: []string{"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "golang.org/x/sys/unix"},
 		},
 
-		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {}, "scripts/stack": {},
-		"scripts/storm": {}, "scripts/tiers": {},
+		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
+		"scripts/stack": {}, "scripts/storm": {}, "scripts/tiers": {},
 	}
 }
 
@@ -133,7 +133,9 @@ func readPackages(t *testing.T) []*sourcePackage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.SortedFunc(maps.Values(packages), func(a, b *sourcePackage) int { return strings.Compare(a.path, b.path) })
+	return slices.SortedFunc(maps.Values(packages), func(a, b *sourcePackage) int {
+		return strings.Compare(a.path, b.path)
+	})
 }
 
 func TestImports(t *testing.T) {
@@ -290,10 +292,14 @@ func forbiddenName(s *ast.SelectorExpr) string {
 	switch {
 	case strings.HasPrefix(name, "log.Fatal"), strings.HasPrefix(name, "log.Panic"), strings.HasPrefix(name, "log.Print"):
 		return name + ": return an error, or log with the logger that was given"
-	case slices.Contains([]string{"slog.Default", "slog.SetDefault", "slog.Debug", "slog.Info", "slog.Warn", "slog.Error"}, name):
+	case slices.Contains(globalLogger(), name):
 		return name + ": log with the logger that was given"
 	}
 	return ""
+}
+
+func globalLogger() []string {
+	return []string{"slog.Default", "slog.SetDefault", "slog.Debug", "slog.Info", "slog.Warn", "slog.Error"}
 }
 
 func selector(s *ast.SelectorExpr) string {

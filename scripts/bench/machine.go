@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,7 +20,6 @@ import (
 const (
 	steadyRate    = 1000 // processes a second
 	steadySeconds = 20
-	roundSize     = 5000 // processes
 	roundCount    = 7
 )
 
@@ -94,7 +94,7 @@ func (m *machine) steadyAgent(ctx context.Context, r *steadyResult) (err error) 
 		return err
 	}
 	r.Idle = before.Agent.RSSBytes
-	storm, used, err := m.storm(ctx, s.Agent.PID(), steadyRate*steadySeconds, steadyRate)
+	storm, used, err := m.storm(ctx, s.Agent.PID(), steadyRate*steadySeconds, steadyRate, "")
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,9 @@ func (m *machine) steadyAgent(ctx context.Context, r *steadyResult) (err error) 
 	if err := follow.Stop(); err != nil {
 		return err
 	}
-	r.Latency = watch.latency()
+	if r.Latency = watch.latency(); r.Latency.Events == 0 && err == nil {
+		err = errors.New("measure agent: nothing was read back from the endpoint")
+	}
 	return err
 }
 
@@ -131,7 +133,7 @@ func (m *machine) steadyAuditd(ctx context.Context, r *steadyResult) (err error)
 	if err != nil {
 		return err
 	}
-	storm, used, err := m.storm(ctx, d.PID(), steadyRate*steadySeconds, steadyRate)
+	storm, used, err := m.storm(ctx, d.PID(), steadyRate*steadySeconds, steadyRate, "")
 	if err != nil {
 		return err
 	}
@@ -162,11 +164,13 @@ type stormResult struct {
 	PerSecond float64 `json:"per_second"`
 }
 
-// storm starts n processes and tells what the process pid used meanwhile; pid 0 is nobody.
-func (m *machine) storm(ctx context.Context, pid, n, rate int) (stormResult, usage, error) {
+// storm starts n processes, of the program child or of its own, and tells what the process pid used meanwhile; pid 0
+// is nobody.
+func (m *machine) storm(ctx context.Context, pid, n, rate int, child string) (stormResult, usage, error) {
 	var r stormResult
 	var used usage
-	cmd := exec.CommandContext(ctx, "bin/tools/storm", "-n", strconv.Itoa(n), "-rate", strconv.Itoa(rate))
+	cmd := exec.CommandContext(ctx, "bin/tools/storm", "-n", strconv.Itoa(n), "-rate", strconv.Itoa(rate),
+		"-child", child)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	before, err := cpuTime(pid)

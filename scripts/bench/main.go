@@ -27,6 +27,9 @@ func main() {
 
 func run(ctx context.Context, out, progress io.Writer) error {
 	say := func(format string, args ...any) { fmt.Fprintf(progress, "bench: "+format+"\n", args...) }
+	if load := loadAverage(); load > 0.5 {
+		say("this machine is busy, its load average is %.1f: what is measured now is not to be relied on", load)
+	}
 	say("the code path, by go test -bench")
 	path := measurePath(ctx)
 	if os.Geteuid() != 0 {
@@ -42,9 +45,9 @@ func run(ctx context.Context, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	rounds, err := m.slowDown(ctx)
+	slow, err := m.slowDown(ctx)
 	if err != nil {
 		return err
 	}
-	return printTable(out, path, steady, rounds, m.noAuditd)
+	return printTable(out, path, steady, slow, m.noAuditd)
 }

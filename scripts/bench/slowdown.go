@@ -7,17 +7,41 @@ import (
 	"github.com/taskguard/taskguard/scripts/stack"
 )
 
-// slowDown holds how much slower the spawn loop was in each round, in percent of the time it took alone.
-type slowDown struct {
-	Agent, Auditd []float64
-	Alone         []float64 // processes a second
-	Lost          uint64    // by the agent
-	LostAuditd    uint64
+// loop is a spawn loop at full speed.
+type loop struct {
+	what  string
+	child string // as storm takes it
+	size  int    // processes
 }
 
-// slowDown runs the spawn loop at full speed, alone and observed, in turn.
-func (m *machine) slowDown(ctx context.Context) (r *slowDown, err error) {
-	m.say("the spawn loop at full speed, alone and observed, %d rounds of %d processes", roundCount, roundSize)
+// loops lists them: an ordinary program, and the one that makes the most of what observing costs.
+func loops() [2]loop {
+	return [2]loop{
+		{"/bin/true", "/bin/true", 2000},
+		{"a program that only exits", "", 5000},
+	}
+}
+
+// speeds are processes a second, by loop.
+type speeds [2]float64
+
+// slowDown holds how much longer a loop took in each round than it took alone, in percent.
+type slowDown struct {
+	Alone  []float64 // processes a second
+	Agent  []float64
+	Auditd []float64 // empty when it was not measured
+}
+
+// rounds holds the loops, and what was lost during them.
+type rounds struct {
+	Loops      [2]slowDown
+	Lost       uint64 // by the agent
+	LostAuditd uint64
+}
+
+// slowDown runs the loops alone and observed, in turn.
+func (m *machine) slowDown(ctx context.Context) (r *rounds, err error) {
+	m.say("spawn loops at full speed, alone and observed, %d rounds", roundCount)
 	s, err := m.newStack("rounds")
 	if err != nil {
 		return nil, err
@@ -26,21 +50,21 @@ func (m *machine) slowDown(ctx context.Context) (r *slowDown, err error) {
 	if err := s.StartEndpoint(ctx); err != nil {
 		return nil, err
 	}
-	r = &slowDown{}
+	r = &rounds{}
 	for i := range roundCount + 1 {
 		if err := m.round(ctx, s, r, i); err != nil {
 			return nil, err
 		}
 		if i == 0 { // the first round warms up
-			*r = slowDown{Lost: r.Lost, LostAuditd: r.LostAuditd}
+			r.Loops = [2]slowDown{}
 		}
 	}
 	return r, nil
 }
 
-// round runs the loop in each way once. Every second round goes through them the other way round.
-func (m *machine) round(ctx context.Context, s *stack.Stack, r *slowDown, number int) error {
-	var alone, agent, audit float64
+// round runs the loops in each way once. Every second round goes through the ways in the other direction.
+func (m *machine) round(ctx context.Context, s *stack.Stack, r *rounds, number int) error {
+	var alone, agent, audit speeds
 	ways := []func() error{
 		func() (err error) {
 			alone, err = m.loop(ctx)
@@ -63,58 +87,65 @@ func (m *machine) round(ctx context.Context, s *stack.Stack, r *slowDown, number
 			return err
 		}
 	}
-	r.Alone = append(r.Alone, alone)
-	r.Agent = append(r.Agent, 100*(alone/agent-1))
-	if m.noAuditd == nil {
-		r.Auditd = append(r.Auditd, 100*(alone/audit-1))
+	for i := range r.Loops {
+		l := &r.Loops[i]
+		l.Alone = append(l.Alone, alone[i])
+		l.Agent = append(l.Agent, 100*(alone[i]/agent[i]-1))
+		if m.noAuditd == nil {
+			l.Auditd = append(l.Auditd, 100*(alone[i]/audit[i]-1))
+		}
 	}
 	return nil
 }
 
-// loop returns how many processes a second it started.
-func (m *machine) loop(ctx context.Context) (float64, error) {
-	r, _, err := m.storm(ctx, 0, roundSize, 0)
-	return r.PerSecond, err
+func (m *machine) loop(ctx context.Context) (per speeds, err error) {
+	for i, l := range loops() {
+		r, _, err := m.storm(ctx, 0, l.size, 0, l.child)
+		if err != nil {
+			return per, err
+		}
+		per[i] = r.PerSecond
+	}
+	return per, nil
 }
 
-func (m *machine) loopWithAgent(ctx context.Context, s *stack.Stack, r *slowDown) (float64, error) {
+func (m *machine) loopWithAgent(ctx context.Context, s *stack.Stack, r *rounds) (per speeds, err error) {
 	if err := s.StartAgent(ctx); err != nil {
-		return 0, err
+		return per, err
 	}
 	if _, err := s.Settle(ctx, restTimeout); err != nil {
-		return 0, err
+		return per, err
 	}
-	perSecond, err := m.loop(ctx)
-	if err != nil {
-		return 0, err
+	if per, err = m.loop(ctx); err != nil {
+		return per, err
 	}
 	status, err := s.Delivered(ctx, deliverTimeout)
 	if err != nil {
-		return 0, err
+		return per, err
 	}
 	r.Lost += status.Ledger.AllLost()
-	return perSecond, s.Agent.Stop()
+	return per, s.Agent.Stop()
 }
 
-func (m *machine) loopWithAuditd(ctx context.Context, r *slowDown) (perSecond float64, err error) {
+func (m *machine) loopWithAuditd(ctx context.Context, r *rounds) (per speeds, err error) {
 	if m.noAuditd != nil {
-		return 0, nil
+		return per, nil
 	}
 	d, err := m.startAuditd("auditd")
 	if err != nil {
-		return 0, err
+		return per, err
 	}
 	defer func() { err = firstOf(err, d.Stop()) }()
 	before, err := d.Lost()
 	if err != nil {
-		return 0, err
+		return per, err
 	}
-	if perSecond, err = m.loop(ctx); err != nil {
-		return 0, err
+	if per, err = m.loop(ctx); err != nil {
+		return per, err
 	}
 	after, err := d.Lost()
 	r.LostAuditd += after - before
-	return perSecond, err
+	return per, err
 }
 
 // median returns the middle of the values; 0 of none.
@@ -122,6 +153,5 @@ func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
 	}
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	return slices.Sorted(slices.Values(values))[len(values)/2]
 }

@@ -10,59 +10,80 @@ import (
 	"time"
 )
 
-// printTable prints the budgets with what was measured. steady and rounds are nil when they were not; why says why
+// printTable prints the budgets with what was measured. steady and r are nil when they were not; why says why
 // not, or, when they were, why auditd is not among them.
-func printTable(out io.Writer, p path, steady *steadyResult, rounds *slowDown, why error) error {
-	fmt.Fprintf(out, "%s, %d cores, Linux %s, %s, %s\n\n", processor(), runtime.NumCPU(), kernelRelease(), runtime.Version(),
-		time.Now().UTC().Format(time.DateOnly))
+func printTable(out io.Writer, p path, steady *steadyResult, r *rounds, why error) error {
+	fmt.Fprintf(out, "%s, %d cores, Linux %s, %s, %s\n\n", processor(), runtime.NumCPU(), kernelRelease(),
+		runtime.Version(), time.Now().UTC().Format(time.DateOnly))
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	row := func(what, budget, measured, peer string) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", what, budget, measured, peer)
 	}
 	row("WHAT", "BUDGET", "MEASURED", "AUDITD")
-	if steady == nil {
-		for _, what := range []string{"agent CPU", "slow-down of a spawn loop", "lost events", "resident memory", "event to stored"} {
-			row(what, "", "n/a: "+why.Error(), "")
-		}
-	} else {
-		kernelRows(row, steady, rounds, why)
-	}
+	kernelRows(row, steady, r, why)
 	pathRows(row, p)
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(out, "\n", notes(steady, rounds, p))
+	_, err := fmt.Fprint(out, "\n", notes(steady, r, p))
 	return err
 }
 
 type rowFunc func(what, budget, measured, peer string)
 
-func kernelRows(row rowFunc, s *steadyResult, r *slowDown, noAuditd error) {
-	cpu, slow, lost, memory := "n/a", "n/a", "n/a", "n/a"
-	if noAuditd != nil {
-		cpu = "n/a: " + noAuditd.Error()
+// kernelRows has what is measured with the kernel; why is as printTable has it.
+func kernelRows(row rowFunc, s *steadyResult, r *rounds, why error) {
+	peer := auditdFigures(s, r, why)
+	if s == nil {
+		s, r = &steadyResult{}, &rounds{}
 	} else {
-		cpu = fmt.Sprintf("%.1f %% (and kauditd %.1f %%)", s.Auditd.CPU, s.KernelPart)
-		slow = fmt.Sprintf("%+.1f %%", median(r.Auditd))
-		lost = fmt.Sprint(s.Auditd.Lost + r.LostAuditd)
-		memory = fmt.Sprintf("%.0f MB", megabytes(s.Auditd.Memory))
+		why = nil
+	}
+	measured := func(format string, args ...any) string {
+		if why != nil {
+			return "n/a: " + why.Error()
+		}
+		return fmt.Sprintf(format, args...)
 	}
 	row("agent CPU at 1,000 exec/s, enriched and shipped", "<= 3 % of one core",
-		fmt.Sprintf("%.1f %%", s.Agent.CPU), cpu)
-	row("slow-down of a spawn loop at full speed", "<= 3 %", fmt.Sprintf("%+.1f %%", median(r.Agent)), slow)
-	row("lost events in these runs", "0", fmt.Sprint(s.Agent.Lost+r.Lost), lost)
-	row("resident memory, idle / under the storm", "<= 40 / 96 MB",
-		fmt.Sprintf("%.0f / %.0f MB", megabytes(s.Idle), megabytes(s.Agent.Memory)), memory)
-	stored := "n/a: nothing was read back"
-	if s.Latency.Events > 0 {
-		stored = fmt.Sprintf("%.1f s (p50 %.1f s)", s.Latency.P99.Seconds(), s.Latency.P50.Seconds())
+		measured("%.1f %%", s.Agent.CPU), peer.cpu)
+	for i, l := range loops() {
+		row("slow-down of a spawn loop at full speed, "+l.what, "<= 3 %", measured("%+.1f %%", median(r.Loops[i].Agent)),
+			peer.slowDown[i])
 	}
-	row("event to stored and read back, p99", "<= 3 s", stored, "")
+	row("lost events in these runs", "0", measured("%d", s.Agent.Lost+r.Lost), peer.lost)
+	row("resident memory, idle / under the storm", "<= 40 / 96 MB",
+		measured("%.0f / %.0f MB", megabytes(s.Idle), megabytes(s.Agent.Memory)), peer.memory)
+	row("event to stored and read back, p99", "<= 3 s",
+		measured("%.1f s (p50 %.1f s)", s.Latency.P99.Seconds(), s.Latency.P50.Seconds()), "")
+}
+
+// peerFigures are auditd's.
+type peerFigures struct {
+	cpu, lost, memory string
+	slowDown          [2]string
+}
+
+func auditdFigures(s *steadyResult, r *rounds, why error) peerFigures {
+	if s == nil {
+		return peerFigures{}
+	}
+	if s.Auditd == nil {
+		return peerFigures{cpu: "n/a: " + why.Error()}
+	}
+	return peerFigures{
+		cpu:    fmt.Sprintf("%.1f %% (and kauditd %.1f %%)", s.Auditd.CPU, s.KernelPart),
+		lost:   fmt.Sprint(s.Auditd.Lost + r.LostAuditd),
+		memory: fmt.Sprintf("%.0f MB", megabytes(s.Auditd.Memory)),
+		slowDown: [2]string{
+			fmt.Sprintf("%+.1f %%", median(r.Loops[0].Auditd)), fmt.Sprintf("%+.1f %%", median(r.Loops[1].Auditd)),
+		},
+	}
 }
 
 func pathRows(row rowFunc, p path) {
 	ns, allocs, err := p.sum()
-	measured := fmt.Sprintf("%.2f us, %.0f allocations", ns/1000, allocs)
+	measured := fmt.Sprintf("%.2f us, allocations: %.0f", ns/1000, allocs)
 	if err != nil {
 		measured = "n/a: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
@@ -75,24 +96,28 @@ func pathRows(row rowFunc, p path) {
 }
 
 // notes say how it was measured.
-func notes(s *steadyResult, r *slowDown, p path) string {
+func notes(s *steadyResult, r *rounds, p path) string {
 	var b strings.Builder
+	b.WriteString("Kernel record -> encoded:")
 	for _, step := range p.steps {
-		if step.err == nil {
-			fmt.Fprintf(&b, "%s %s: %.0f ns, %.0f allocations\n", step.pkg, step.benchmark, step.ns, step.allocs)
-		}
+		fmt.Fprintf(&b, " %s %.0f ns", step.what, step.ns)
 	}
+	b.WriteString(" (0 is not measured).\n")
 	if s == nil {
 		return b.String()
 	}
-	fmt.Fprintf(&b, "CPU and memory: of the process alone, during %d s at %.0f exec/s; the agent took %d events, each stored in %.1f bytes.\n",
-		steadySeconds, s.PerSecond, s.Events, s.WireBytes)
-	fmt.Fprintf(&b, "Slow-down: median of %d rounds of %d processes, %.0f/s alone; agent %s %%", roundCount, roundSize, median(r.Alone),
-		list(r.Agent))
-	if len(r.Auditd) > 0 {
-		fmt.Fprintf(&b, ", auditd %s %%", list(r.Auditd))
+	fmt.Fprintf(&b, "CPU and memory: of the process alone, during %d s at %.0f exec/s; the agent took %d events, each "+
+		"stored in %.1f bytes.\n", steadySeconds, s.PerSecond, s.Events, s.WireBytes)
+	for i, l := range loops() {
+		of := r.Loops[i]
+		fmt.Fprintf(&b, "Slow-down, %s: median of %d rounds of %d processes, %.0f/s alone; agent %s", l.what,
+			roundCount, l.size, median(of.Alone), list(of.Agent))
+		if len(of.Auditd) > 0 {
+			fmt.Fprintf(&b, ", auditd %s", list(of.Auditd))
+		}
+		b.WriteString(".\n")
 	}
-	b.WriteString(".\nThe endpoint runs on the same cores. auditd has one rule, for execve, and writes a raw log.\n")
+	b.WriteString("The endpoint runs on the same cores. auditd has one rule, for execve, and writes a raw log.\n")
 	return b.String()
 }
 
@@ -122,4 +147,15 @@ func kernelRelease() string {
 		return "of unknown release"
 	}
 	return strings.TrimSpace(string(text))
+}
+
+// loadAverage is of the last minute.
+func loadAverage() float64 {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	var load float64
+	_, _ = fmt.Sscan(string(text), &load) // 0 when it is none
+	return load
 }

@@ -172,21 +172,15 @@ func (d *demo) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-sending.Ended():
-	case <-ctx.Done():
-		sending.Kill()
-		return nil
-	}
-	if err := sending.Err(); err != nil {
-		return err
-	}
-	out, err := d.stack.Events(ctx, d.format()...)
-	if err != nil {
+	if err := await(ctx, sending); err != nil {
 		return uninterrupted(ctx, err)
 	}
-	if _, err := d.events.Write(out); err != nil {
+	printing, err := d.stack.Print(d.events, d.format()...)
+	if err != nil {
 		return err
+	}
+	if err := await(ctx, printing); err != nil {
+		return uninterrupted(ctx, err)
 	}
 	counts, err := d.stack.Counts(ctx)
 	if err != nil {
@@ -194,6 +188,16 @@ func (d *demo) replay(ctx context.Context) error {
 	}
 	d.say("\n%s.", sending.Tail(1))
 	return printSummary(d.texts, nil, nil, counts)
+}
+
+// await waits for a program to end, and stops it when ctx is done before.
+func await(ctx context.Context, p *stack.Process) error {
+	select {
+	case <-p.Ended():
+		return p.Err()
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), p.Stop())
+	}
 }
 
 // uninterrupted returns err unless it is what an interrupt gives.

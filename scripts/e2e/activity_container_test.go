@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
-	"flag"
 	"net"
 	"os"
 	"slices"
@@ -21,8 +19,6 @@ import (
 // nameserver is the address of a name server that a test has. The name of its port is that of all name servers.
 const nameserver = "127.45.67.89"
 
-var record = flag.String("record", "", "write the container's events to this file, as a corpus for replay")
-
 // script execs, connects in vain and with success, resolves a name, and writes a file.
 const script = `/bin/true 'an argument'; /bin/nc -w 1 127.0.0.1 1; /bin/nc -w 1 127.0.0.1 PORT; ` +
 	`/bin/nslookup -type=a shop.example ` + nameserver + `; echo x >/tmp/written; sleep 0.2`
@@ -37,9 +33,6 @@ func TestContainerActivityIsAttributed(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := events(t, s, "--container", "web-1")
-	if *record != "" {
-		writeCorpus(t, *record, list)
-	}
 	wantAttributed(t, list, "web-1", task)
 	for _, kind := range []event.Kind{
 		event.ProcessExec, event.ProcessFork, event.ProcessExit, event.NetConnect, event.DNSQuery, event.DNSResponse,
@@ -154,29 +147,6 @@ func wantIDs(t *testing.T, list []event.Event) {
 	}
 }
 
-// writeCorpus writes a recording without what identifies the machine it was made on: its identity, and what started
-// dockerd.
-func writeCorpus(t *testing.T, file string, list []event.Event) {
-	t.Helper()
-	var out bytes.Buffer
-	lines := json.NewEncoder(&out)
-	for i := range list {
-		list[i].Host = &event.Host{
-			InstanceID: "i-0123456789abcdef0", AccountID: "123456789012", Region: "eu-central-1",
-			Hostname: "ip-10-0-0-7", BootID: list[i].Host.BootID,
-		}
-		p := list[i].Process
-		engine := slices.IndexFunc(p.Ancestors, func(a event.Ancestor) bool { return a.Name == "dockerd" })
-		p.Ancestors = p.Ancestors[:engine+1]
-		if err := lines.Encode(&list[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // wantActivity checks what the script did, as far as every source tells of it.
 func wantActivity(t *testing.T, list []event.Event) {
 	t.Helper()
@@ -193,7 +163,8 @@ func wantActivity(t *testing.T, list []event.Event) {
 		return e.Kind == event.NetConnect && e.Result == int32(syscall.ECONNREFUSED) && e.Net.RemotePort == 1
 	})
 	if !executed || !connected || !refused {
-		t.Errorf("executed /bin/true: %v, connected: %v, was refused: %v; among %s", executed, connected, refused, brief(list))
+		t.Errorf("executed /bin/true: %v, connected: %v, was refused: %v; among %s", executed, connected, refused,
+			brief(list))
 	}
 }
 

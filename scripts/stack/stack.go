@@ -110,9 +110,14 @@ func (s *Stack) agentArgs(settings []string) []string {
 	return args
 }
 
-// Follow starts to print what the endpoint stores from now on.
+// Follow starts to print what the endpoint stores from now on, after what it has.
 func (s *Stack) Follow(stdout io.Writer, args ...string) (*Process, error) {
-	args = append([]string{"events", "--data", s.Data(), "--follow"}, args...)
+	return s.Print(stdout, append([]string{"--follow"}, args...)...)
+}
+
+// Print starts to print what the endpoint has.
+func (s *Stack) Print(stdout io.Writer, args ...string) (*Process, error) {
+	args = append([]string{"events", "--data", s.Data()}, args...)
 	return start("events", filepath.Join(s.dir, "events.log"), stdout, s.program("taskguard-endpoint"), args...)
 }
 

@@ -11,7 +11,8 @@ import (
 func TestFindTests(t *testing.T) {
 	root := t.TempDir()
 	for file, text := range map[string]string{
-		"a/a_test.go":           "package a\nfunc TestA(t *testing.T) {}\nfunc FuzzA(f *testing.F) {}\nfunc TestMain(m *testing.M) {}\n",
+		"a/a_test.go":           "package a\nfunc TestA(t *testing.T) {}\nfunc FuzzA(f *testing.F) {}\n",
+		"a/main_test.go":        "package a\nfunc TestMain(m *testing.M) {}\n",
 		"a/a_kernel_test.go":    "package a\nfunc TestKernel(t *testing.T) {}\n",
 		"b/b_container_test.go": "package b\nfunc TestContainer(t *testing.T) {}\nfunc helper() {}\n",
 		"testdata/x_test.go":    "package x\nfunc TestHidden(t *testing.T) {}\n",
