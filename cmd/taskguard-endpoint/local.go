@@ -42,7 +42,7 @@ func (h *localHandler) status(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"version": version(), "requests": h.counts(), "log": log})
+	_ = json.NewEncoder(w).Encode(map[string]any{"version": endpointVersion(), "requests": h.counts(), "log": log})
 }
 
 func (h *localHandler) events(w http.ResponseWriter, r *http.Request) {

@@ -81,18 +81,23 @@ func newVersionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "taskguard-endpoint %s %s %s/%s\n", version(), runtime.Version(),
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "taskguard-endpoint %s %s %s/%s\n", endpointVersion(), runtime.Version(),
 				runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
 }
 
-// version returns the version that the go command has stamped on the binary.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
+// version is set by the build.
+var version string
+
+// endpointVersion is what the build says, or else what the module's build information says.
+func endpointVersion() string {
+	if version != "" {
+		return version
 	}
-	return info.Main.Version
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
 }

@@ -115,7 +115,7 @@ func serve(ctx context.Context, c serveConfig, stderr io.Writer) error {
 		return err
 	}
 	defer store.Close()
-	handler, err := ingest.New(ingest.Config{Store: store, Version: version(), Logger: log})
+	handler, err := ingest.New(ingest.Config{Store: store, Version: endpointVersion(), Logger: log})
 	if err != nil {
 		return err
 	}

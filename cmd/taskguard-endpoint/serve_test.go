@@ -322,7 +322,7 @@ func TestHealth(t *testing.T) {
 	defer answer.Body.Close()
 	var body map[string]string
 	err = json.NewDecoder(answer.Body).Decode(&body)
-	if err != nil || body["status"] != "ok" || body["version"] != version() {
+	if err != nil || body["status"] != "ok" || body["version"] != endpointVersion() {
 		t.Errorf("health %v, err %v", body, err)
 	}
 }
