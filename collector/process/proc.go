@@ -107,8 +107,6 @@ func (p *proc) stat(pid uint32) (start uint64, ppid uint32) {
 	return max(1, ticks*tick), uint32(parent)
 }
 
-// status sets a process's ids, and its pid in its own namespace where that is not the host's; false when it is gone.
-// gopsutil knows no ids beyond 31 bits, and user namespaces have them.
 // runs reports whether a process is there and has not ended.
 func (p *proc) runs(pid uint32) bool {
 	stat := p.text(pid, "stat")
@@ -116,6 +114,8 @@ func (p *proc) runs(pid uint32) bool {
 	return state != "" && state[0] != 'Z' && state[0] != 'X'
 }
 
+// status sets a process's ids, and its pid in its own namespace where that is not the host's; false when it is gone.
+// gopsutil knows no ids beyond 31 bits, and user namespaces have them.
 func (p *proc) status(pid uint32, out *event.Process) bool {
 	found := 0
 	for line := range strings.Lines(p.text(pid, "status")) {
@@ -166,8 +166,8 @@ func (p *proc) nsPID(pid uint32) uint32 {
 	return out.NSPID
 }
 
-// cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone, or has
-// ended: of what nobody has waited for yet, cgroup v1 says that it is in the root.
+// cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone, or
+// has ended: of what nobody has waited for yet, cgroup v1 says that it is in the root.
 func (p *proc) cgroup(pid uint32) string {
 	text := p.text(pid, "cgroup")
 	if !p.runs(pid) {

@@ -58,7 +58,8 @@ func TestSourceThatKnowsPidsOnly(t *testing.T) {
 func TestStartTimeThatComesLater(t *testing.T) {
 	table := newTable(t, Config{})
 	enrich(table, event.ProcessExec, epoch, event.Process{PID: 7, Exe: "/a"})
-	if got := enrich(table, event.NetConnect, epoch, event.Process{PID: 7, Start: 5e9}); got.Start != 5e9 || got.Exe != "/a" {
+	got := enrich(table, event.NetConnect, epoch, event.Process{PID: 7, Start: 5e9})
+	if got.Start != 5e9 || got.Exe != "/a" {
 		t.Errorf("start %d of %q", got.Start, got.Exe)
 	}
 	if got := enrich(table, event.NetConnect, epoch, event.Process{PID: 7, Start: 6e9}); got.Exe == "/a" {
@@ -84,7 +85,7 @@ func TestUnknownProcess(t *testing.T) {
 
 // A fork is told of with the child's own name, also when nothing is known of its parent; what is the parent's only is
 // not inherited.
-func TestFork(t *testing.T) {
+func TestForkInherits(t *testing.T) {
 	table := newTable(t, Config{})
 	parent := event.Process{
 		PID: 3, Start: 1e9, NSPID: 2, Name: "java", Exe: "/bin/java", Args: "java\x00", Cwd: "/srv", Script: "/s",
@@ -112,7 +113,7 @@ func TestFork(t *testing.T) {
 	if got := enrich(table, event.ProcessExec, epoch, image); got.NSPID != 9 || got.Parent == nil || got.Parent.PID != 3 {
 		t.Errorf("image %+v", got)
 	}
-	orphan := enrich(table, event.ProcessFork, epoch, event.Process{PID: 8, Start: 3e9, PPID: 77, ParentStart: 1e9, Name: "o"})
+	orphan := enrich(table, event.ProcessFork, epoch, event.Process{PID: 8, Start: 3e9, PPID: 77, Name: "o"})
 	if orphan.Name != "o" || orphan.Parent != nil || orphan.Exe != "" {
 		t.Errorf("orphan %+v", orphan)
 	}

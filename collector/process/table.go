@@ -5,8 +5,9 @@
 // of a process outlives its exit as long as it has descendants, and for a while after; memory is bounded whatever
 // the host does; and in the steady state completing an event allocates nothing.
 //
-// It must not: wait, or read /proc for a process that the kernel has reported. It reads /proc at start and for a
-// process whose creation was not seen, at a bounded rate; such a process is marked partial.
+// It must not: wait, or read /proc for a process that the kernel has reported in full. It reads /proc at start; for
+// what a source without start times and cgroups does not tell of an execution; and, at a bounded rate, for a process
+// whose creation was not seen, which is marked partial, and to find those whose end was not seen when there is no room.
 package process
 
 import (
@@ -31,7 +32,7 @@ type Config struct {
 	MaxExited        int           // 4,096: of these, those that have ended
 	Retain           time.Duration // 10 s: how long one that has ended is known, if there is room
 	MaxArgsBytes     int           // 16 MiB: command lines kept; beyond, only a beginning of each
-	ReadsPerSecond   int           // 200: processes read from /proc after the start
+	ReadsPerSecond   int           // 200: processes looked for in /proc after the start
 	Locator          Locator       // required
 }
 
@@ -407,8 +408,8 @@ func (t *Table) sweep() bool {
 	return found
 }
 
-// read makes a snapshot from /proc, and of up to so many of its ancestors that are missing; nil when the process is gone
-// or too many were asked for.
+// read makes a snapshot from /proc, and of up to so many of its ancestors that are missing; nil when the process is
+// gone or too many were asked for.
 func (t *Table) read(pid uint32, start uint64, ancestors int) *snapshot {
 	if pid == 0 {
 		return nil

@@ -73,8 +73,8 @@ type ancestor struct {
 
 func tell(p *event.Process) told {
 	said := told{
-		p.PID, p.NSPID, p.Start, p.Name, p.Exe, p.Args, p.UID, p.EUID, p.GID, p.EGID, p.Cgroup, p.Container, p.Exit, p.Partial,
-		nil,
+		p.PID, p.NSPID, p.Start, p.Name, p.Exe, p.Args, p.UID, p.EUID, p.GID, p.EGID, p.Cgroup, p.Container,
+		p.Exit, p.Partial, nil,
 	}
 	for a := p.Parent; a != nil && len(said.Ancestors) < event.MaxAncestors; a = a.Parent {
 		said.Ancestors = append(said.Ancestors, ancestor{a.PID, a.Start, a.Exe})
@@ -585,7 +585,7 @@ func newSteps(table *Table) func() {
 	return func() {
 		kind, child := kinds[n%4], n/4
 		n++
-		p = event.Process{PID: uint32(10 + child%30000), Start: 1e9 + child*10_000_000, Cgroup: 101, PPID: 2, ParentStart: 1e9}
+		p = event.Process{PID: uint32(10 + child%30000), Start: 1e9 + child*tick, Cgroup: 101, PPID: 2, ParentStart: 1e9}
 		switch kind {
 		case event.ProcessExec:
 			p.Exe, p.Args = "/bin/true", "true\x00--help\x00"
