@@ -20,7 +20,7 @@ import (
 const (
 	steadyRate    = 1000 // processes a second
 	steadySeconds = 20
-	roundCount    = 7
+	roundCount    = 15
 )
 
 // machine runs what is measured.

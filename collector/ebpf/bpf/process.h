@@ -96,7 +96,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 }
 
 // ended holds the processes whose end was recorded. Two last threads that end at once may each find that the other one
-// is gone already.
+// is gone already; but then both are still on the process's list, so one that is alone there need not be looked up.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -119,7 +119,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		.pid = BPF_CORE_READ(task, tgid),
 	};
 	u8 one = 1;
-	if (bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST) == -EEXIST)
+	if (BPF_CORE_READ(signal, nr_threads) > 1 &&
+	    bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST) == -EEXIST)
 		return 0;
 	struct exit_record r = {};
 	begin(&r.header, PROCESS_EXIT, 0);
