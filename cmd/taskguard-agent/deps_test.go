@@ -349,7 +349,7 @@ func TestNoReplace(t *testing.T) {
 func TestTopLevel(t *testing.T) {
 	allowed := []string{
 		"ARCHITECTURE.md", "LICENSE", "Makefile", "README.md", "bin", "cmd", "collector", "go.mod", "go.sum", "packaging",
-		"scripts", "sender", "ssm", "staticcheck.conf", "testdata",
+		"scripts", "sender", "ssm", "testdata",
 	}
 	entries, err := os.ReadDir(root)
 	if err != nil {
