@@ -107,24 +107,13 @@ func cutDeleted(path string) (string, bool) {
 	return strings.CutSuffix(path, deleted)
 }
 
-// openFlags turns the flags of an architecture into those of x86-64: the Arm ones number four of them differently
-// (arch/arm64/include/uapi/asm/fcntl.h).
+// openFlags gives the flags of an architecture the values of x86-64.
 func openFlags(arch uint32, flags uint64) event.OpenFlags {
-	f := uint32(flags)
 	switch auparse.AuditArch(arch) {
 	case auparse.AUDIT_ARCH_AARCH64, auparse.AUDIT_ARCH_ARM:
-		const directory, nofollow, direct, largefile = 0x4000, 0x8000, 0x10000, 0x20000
-		rest := f &^ (directory | nofollow | direct | largefile)
-		for _, m := range [...]struct{ arm, x86 uint32 }{
-			{directory, 0x10000}, {nofollow, 0x20000}, {direct, 0x4000}, {largefile, 0x8000},
-		} {
-			if f&m.arm != 0 {
-				rest |= m.x86
-			}
-		}
-		f = rest
+		return event.OpenFlagsFromArm(uint32(flags))
 	}
-	return event.OpenFlags(f)
+	return event.OpenFlags(flags)
 }
 
 // pathPicker reads PATH records: of all that a call looked up, it picks what it worked on.

@@ -343,24 +343,12 @@ func cut(flags programsRecordFlag) event.Fields {
 	return fields
 }
 
-// openFlags gives arm64's flags the values of x86-64: arch/arm64/include/uapi/asm/fcntl.h has four of its own.
+// openFlags gives the flags of an architecture (GOARCH) the values of x86-64.
 func openFlags(flags uint32, arch string) event.OpenFlags {
-	if arch != "arm64" {
-		return event.OpenFlags(flags)
+	if arch == "arm64" {
+		return event.OpenFlagsFromArm(flags)
 	}
-	const own = 0o40000 | 0o100000 | 0o200000 | 0o400000
-	common := flags &^ own
-	for _, f := range [...][2]uint32{
-		{0o40000, 0o200000},  // O_DIRECTORY
-		{0o100000, 0o400000}, // O_NOFOLLOW
-		{0o200000, 0o40000},  // O_DIRECT
-		{0o400000, 0o100000}, // O_LARGEFILE
-	} {
-		if flags&f[0] != 0 {
-			common |= f[1]
-		}
-	}
-	return event.OpenFlags(common)
+	return event.OpenFlags(flags)
 }
 
 // sections takes the parts behind a record's struct one after another.

@@ -175,6 +175,21 @@ var (
 	}
 )
 
+// OpenFlagsFromArm gives the flags of 32-bit and 64-bit Arm the values of x86-64: four have values of their own
+// (arch/arm64/include/uapi/asm/fcntl.h).
+func OpenFlagsFromArm(flags uint32) OpenFlags {
+	const directory, nofollow, direct, largefile = 0o40000, 0o100000, 0o200000, 0o400000
+	common := flags &^ (directory | nofollow | direct | largefile)
+	for _, f := range [...]struct{ arm, x86 uint32 }{
+		{directory, 0o200000}, {nofollow, 0o400000}, {direct, 0o40000}, {largefile, 0o100000},
+	} {
+		if flags&f.arm != 0 {
+			common |= f.x86
+		}
+	}
+	return OpenFlags(common)
+}
+
 // Names returns the flags' names, access mode first.
 func (f OpenFlags) Names() []string {
 	return append([]string{accessModes[f&3]}, bitNames(uint32(f)&^3, openFlagNames)...)
