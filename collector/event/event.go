@@ -23,15 +23,26 @@ type Event struct {
 	Kind      Kind       `json:"kind"`
 	Result    int32      `json:"result"` // 0, or the errno of a failed attempt
 	Process   *Process   `json:"process,omitempty"`
+	Target    *Process   `json:"target,omitempty"` // the process it was done to
 	Container *Container `json:"container,omitempty"`
 	Host      *Host      `json:"host,omitempty"`
 
-	// The kind's own fields, under the first word of its name: exactly one of these, or none for process kinds,
-	// whose fields are in Process.
-	File  *File  `json:"file,omitempty"`
-	Net   *Net   `json:"net,omitempty"`
-	DNS   *DNS   `json:"dns,omitempty"`
-	Agent *Agent `json:"agent,omitempty"`
+	// The kind's own fields: at most one of these. It is named by the first word of the kind, or for the process
+	// kinds, as Process says who did it, by the second. Exec and exit have theirs in Process; an exec that failed has
+	// the file that was to be run in File.
+	File      *File      `json:"file,omitempty"`
+	Net       *Net       `json:"net,omitempty"`
+	DNS       *DNS       `json:"dns,omitempty"`
+	Agent     *Agent     `json:"agent,omitempty"`
+	SetID     *SetID     `json:"setid,omitempty"`
+	Ptrace    *Ptrace    `json:"ptrace,omitempty"`
+	Dup       *Dup       `json:"dup,omitempty"`
+	Namespace *Namespace `json:"namespace,omitempty"`
+	FS        *Mount     `json:"fs,omitempty"`
+	Memory    *Memory    `json:"memory,omitempty"`
+	Module    *Module    `json:"module,omitempty"`
+	BPF       *BPF       `json:"bpf,omitempty"`
+	IOUring   *IOUring   `json:"iouring,omitempty"`
 }
 
 // Container is where a process runs, when that is not the host itself. ID comes from the cgroup path; the rest
@@ -84,12 +95,26 @@ type Agent struct {
 
 	// Sources says per kind where its events come from (agent.start and agent.heartbeat).
 	Sources []SourceState `json:"sources,omitempty"`
+
+	// agent.throttle: Phase is "start" or "stop" of a time in which Event.Container, or the host outside of containers,
+	// made more events than it may. Cgroup is which one, by its path. Dropped says how many were not recorded between
+	// From and To, by kind: so far at the start, all of them at the stop.
+	Phase   string    `json:"phase,omitempty"`
+	Cgroup  string    `json:"cgroup,omitempty"`
+	Dropped []Dropped `json:"dropped,omitempty"`
+}
+
+// Dropped is a number of events of a kind.
+type Dropped struct {
+	Kind  Kind   `json:"kind"`
+	Count uint64 `json:"count"`
 }
 
 // SourceState is the health of one kind's collection.
 type SourceState struct {
 	Kind Kind `json:"kind"`
-	// Via is "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast", "audit/multicast", "replay", "agent" or "off".
+	// Via is how the kind is observed: "ebpf/fentry", "ebpf/kprobe", "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast",
+	// "audit/multicast", "replay", "agent" or "off".
 	Via     string `json:"via"`
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"`

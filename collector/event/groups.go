@@ -8,17 +8,33 @@ import (
 	"strings"
 )
 
-// File holds the fields of the file.* kinds.
+// File holds the fields of the file.* kinds, and of an exec that failed.
 type File struct {
-	// Path is absolute in the process's mount namespace, or as given when the attempt failed.
-	Path  string    `json:"path,omitempty"`
-	Flags OpenFlags `json:"flags"`
-	// Device and Inode identify the file; absent when the attempt failed.
+	// Path is absolute in the process's mount namespace, or as given when the attempt failed before the file was found:
+	// of a link the new name, of a rename the old one.
+	Path string `json:"path,omitempty"`
+	// Target is, of file.rename, the new path; of file.link, the file that got another name; of file.symlink, what the
+	// link says, as given.
+	Target string `json:"target,omitempty"`
+	// Flags are those of open(2); without any it is O_RDONLY. O_LARGEFILE is left out: every 64-bit program has it.
+	Flags       OpenFlags          `json:"flags,omitempty"`
+	RenameFlags RenameFlags        `json:"rename_flags,omitempty"`
+	Mode        Optional[FileMode] `json:"mode,omitzero"`       // file.chmod: the new mode
+	UID         Optional[uint32]   `json:"uid,omitzero"`        // file.chown: the new owner, when it was to change
+	GID         Optional[uint32]   `json:"gid,omitzero"`        // file.chown: the new group, when it was to change
+	Directory   bool               `json:"directory,omitempty"` // file.unlink: of a directory, as rmdir(2)
+	// Device and Inode identify the file; absent when the attempt failed before the file was found.
 	Device Device `json:"device,omitempty"`
 	Inode  uint64 `json:"inode,omitempty"`
-	// Unverified says that Path was read from the caller's memory, which the caller may have changed meanwhile.
-	Unverified bool   `json:"unverified,omitempty"`
-	Truncated  Fields `json:"truncated,omitempty"`
+	// UpperLayer says that the file is in the upper layer of an overlay: it is not from the container's image, or has
+	// been changed since.
+	UpperLayer bool `json:"upper_layer,omitempty"`
+	// Unverified says that Path or Target was read from the caller's memory, which the caller may have changed
+	// meanwhile.
+	Unverified   bool   `json:"unverified,omitempty"`
+	Truncated    Fields `json:"truncated,omitempty"`
+	PathLength   uint32 `json:"path_length,omitempty"`   // bytes, when Path was cut and its length is known
+	TargetLength uint32 `json:"target_length,omitempty"` // bytes, when Target was cut and its length is known
 }
 
 // Socket holds what an event tells of a socket. Addresses that are IPv4-mapped IPv6 are given as IPv4.
@@ -41,6 +57,7 @@ type Net struct {
 	// meanwhile.
 	Unverified bool   `json:"unverified,omitempty"`
 	Truncated  Fields `json:"truncated,omitempty"`
+	Backlog    uint32 `json:"backlog,omitempty"` // net.listen, as given
 }
 
 // DNS holds the fields of the dns.* kinds. Remote is the server.
@@ -76,12 +93,18 @@ type Family uint16
 
 // The address families that events have.
 const (
-	Unix  Family = 1
-	INET  Family = 2
-	INET6 Family = 10
+	Unix   Family = 1
+	INET   Family = 2
+	INET6  Family = 10
+	Packet Family = 17
 )
 
-var families = map[Family]string{Unix: "AF_UNIX", INET: "AF_INET", INET6: "AF_INET6"}
+// families is from include/linux/socket.h.
+var families = map[Family]string{
+	0: "AF_UNSPEC", Unix: "AF_UNIX", INET: "AF_INET", INET6: "AF_INET6", 15: "AF_KEY", 16: "AF_NETLINK",
+	Packet: "AF_PACKET", 21: "AF_RDS", 29: "AF_CAN", 30: "AF_TIPC", 31: "AF_BLUETOOTH", 38: "AF_ALG", 39: "AF_NFC",
+	40: "AF_VSOCK", 41: "AF_KCM", 42: "AF_QIPCRTR", 43: "AF_SMC", 44: "AF_XDP", 45: "AF_MCTP",
+}
 
 // String returns the kernel's name of the family, or its number.
 func (f Family) String() string { return nameOf(families, f) }
@@ -98,12 +121,16 @@ func (f *Family) UnmarshalText(text []byte) (err error) {
 // SocketType is a socket's type (socket(2)).
 type SocketType uint16
 
-var socketTypes = map[SocketType]string{1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 5: "SOCK_SEQPACKET"}
+var socketTypes = map[SocketType]string{
+	Stream: "SOCK_STREAM", Datagram: "SOCK_DGRAM", Raw: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET",
+	6: "SOCK_DCCP", 10: "SOCK_PACKET",
+}
 
-// The socket types that DNS uses.
+// The socket types that most events have.
 const (
 	Stream   SocketType = 1
 	Datagram SocketType = 2
+	Raw      SocketType = 3
 )
 
 // String returns the kernel's name of the type, or its number.
@@ -118,21 +145,21 @@ func (t *SocketType) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-func nameOf[T ~uint16](names map[T]string, v T) string {
+func nameOf[T ~uint16 | ~uint32](names map[T]string, v T) string {
 	if name, ok := names[v]; ok {
 		return name
 	}
-	return strconv.Itoa(int(v))
+	return strconv.FormatUint(uint64(v), 10)
 }
 
-func valueOf[T ~uint16](names map[T]string, s string) (T, error) {
+func valueOf[T ~uint16 | ~uint32](names map[T]string, s string) (T, error) {
 	for v, name := range names {
 		if name == s {
 			return v, nil
 		}
 	}
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || uint64(T(n)) != n {
 		return 0, fmt.Errorf("unknown name %q", s)
 	}
 	return T(n), nil

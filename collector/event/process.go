@@ -26,14 +26,18 @@ type Process struct {
 	Name  string `json:"name,omitempty"`   // comm: 15 bytes at most
 	Exe   string `json:"exe,omitempty"`    // absolute path in the process's mount namespace
 	// ExeDeleted says that the executable had no name any more when it was run (unlinked, or a memfd).
-	ExeDeleted bool   `json:"exe_deleted,omitempty"`
-	Args       Argv   `json:"args,omitzero"`
-	ArgsLength uint32 `json:"args_length,omitempty"` // bytes, when Args was cut
-	Cwd        string `json:"cwd,omitempty"`         // at exec, or at bootstrap
-	UID        uint32 `json:"uid"`
-	EUID       uint32 `json:"euid"`
-	GID        uint32 `json:"gid"`
-	EGID       uint32 `json:"egid"`
+	ExeDeleted bool `json:"exe_deleted,omitempty"`
+	// ExeUpperLayer says that the executable is in the upper layer of an overlay: it is not from the container's image.
+	ExeUpperLayer bool   `json:"exe_upper_layer,omitempty"`
+	ExeLength     uint32 `json:"exe_length,omitempty"` // bytes, when Exe was cut and its length is known
+	Args          Argv   `json:"args,omitzero"`
+	ArgsLength    uint32 `json:"args_length,omitempty"` // bytes, when Args was cut
+	Cwd           string `json:"cwd,omitempty"`         // at exec, or at bootstrap
+	CwdLength     uint32 `json:"cwd_length,omitempty"`  // bytes, when Cwd was cut and its length is known
+	UID           uint32 `json:"uid"`
+	EUID          uint32 `json:"euid"`
+	GID           uint32 `json:"gid"`
+	EGID          uint32 `json:"egid"`
 	// StartTime is Start on the wall clock.
 	StartTime time.Time `json:"start_time,omitzero"`
 	Script    string    `json:"script,omitempty"` // the script the executable interprets ("#!")
@@ -251,7 +255,7 @@ func (e *Environ) UnmarshalJSON(data []byte) error {
 }
 
 // Fields is a set of names of cut fields. Its JSON form is an array of names.
-type Fields uint8
+type Fields uint16
 
 // The fields that can be cut.
 const (
@@ -262,9 +266,14 @@ const (
 	FieldScript
 	FieldPath
 	FieldPayload
+	FieldTarget
+	FieldSource
+	FieldName
 )
 
-var fieldNames = []string{"args", "cwd", "env", "exe", "script", "path", "payload"}
+var fieldNames = []string{
+	"args", "cwd", "env", "exe", "script", "path", "payload", "target", "source", "name",
+}
 
 // MarshalJSON implements json.Marshaler.
 func (f Fields) MarshalJSON() ([]byte, error) { return json.Marshal(bitNames(uint32(f), fieldNames)) }
@@ -272,8 +281,8 @@ func (f Fields) MarshalJSON() ([]byte, error) { return json.Marshal(bitNames(uin
 // UnmarshalJSON implements json.Unmarshaler.
 func (f *Fields) UnmarshalJSON(data []byte) error {
 	bits, err := parseBitNames(data, fieldNames)
-	if err == nil && bits > math.MaxUint8 {
-		err = fmt.Errorf("field 0x%x: want at most 0x%x", bits, math.MaxUint8)
+	if err == nil && bits > math.MaxUint16 {
+		err = fmt.Errorf("field 0x%x: want at most 0x%x", bits, math.MaxUint16)
 	}
 	*f = Fields(bits)
 	return err
