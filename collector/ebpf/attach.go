@@ -4,175 +4,168 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// hook is one program and the place it is attached to.
-type hook struct {
-	program string
-	attach  func(*Source, *tracefs, *ebpf.Program) (io.Closer, error)
-	// optional says that a kernel or an architecture may lack the place: then nobody can use it either.
-	optional bool
+// attachment is a ladder and the rung that it is on.
+type attachment struct {
+	ladder
+	rung    int // index of rungs(), or their number when none is left
+	closers []io.Closer
+	refused []string // why each better rung is not used
 }
 
-// group is the hooks that are needed together.
-type group struct {
-	kinds []event.Kind // none: the others work without it, less well
-	via   string
-	lack  string // for a group without kinds: what is lost without it
-	hooks []hook
-}
-
-func groups() []group {
-	return []group{
-		{
-			lack:  "containers are found by their processes instead of at their creation",
-			hooks: []hook{{program: programsProgCgroupMkdir, attach: rawTracepoint}},
-		},
-		{kinds: []event.Kind{event.ProcessFork}, via: "ebpf/tracepoint",
-			hooks: []hook{{program: programsProgProcessFork, attach: rawTracepoint}}},
-		{kinds: []event.Kind{event.ProcessExec}, via: "ebpf/tracepoint",
-			hooks: []hook{{program: programsProgProcessExec, attach: rawTracepoint}}},
-		{kinds: []event.Kind{event.ProcessExit}, via: "ebpf/tracepoint",
-			hooks: []hook{{program: programsProgProcessExit, attach: rawTracepoint}}},
-		{kinds: []event.Kind{event.FileOpen}, via: "ebpf/tracepoint", hooks: []hook{
-			{program: programsProgEnterOpenat, attach: syscallTracepoint("sys_enter_openat")},
-			{program: programsProgExitOpenat, attach: syscallTracepoint("sys_exit_openat")},
-			{program: programsProgEnterOpenat2, attach: syscallTracepoint("sys_enter_openat2"), optional: true},
-			{program: programsProgExitOpenat2, attach: syscallTracepoint("sys_exit_openat2"), optional: true},
-			{program: programsProgEnterOpen, attach: syscallTracepoint("sys_enter_open"), optional: true},
-			{program: programsProgExitOpen, attach: syscallTracepoint("sys_exit_open"), optional: true},
-			{program: programsProgEnterCreat, attach: syscallTracepoint("sys_enter_creat"), optional: true},
-			{program: programsProgExitCreat, attach: syscallTracepoint("sys_exit_creat"), optional: true},
-		}},
-		{kinds: []event.Kind{event.NetConnect}, via: "ebpf/tracepoint", hooks: []hook{
-			{program: programsProgEnterConnect, attach: syscallTracepoint("sys_enter_connect")},
-			{program: programsProgExitConnect, attach: syscallTracepoint("sys_exit_connect")},
-		}},
-		{
-			lack: "addresses of failed connects are unverified, and dns.* events have no process",
-			hooks: []hook{
-				{program: programsProgConnect4, attach: cgroup(ebpf.AttachCGroupInet4Connect)},
-				{program: programsProgConnect6, attach: cgroup(ebpf.AttachCGroupInet6Connect)},
-				{program: programsProgSendmsg4, attach: cgroup(ebpf.AttachCGroupUDP4Sendmsg)},
-				{program: programsProgSendmsg6, attach: cgroup(ebpf.AttachCGroupUDP6Sendmsg)},
-			},
-		},
-		{kinds: []event.Kind{event.DNSQuery}, via: "ebpf/cgroup",
-			hooks: []hook{{program: programsProgDnsEgress, attach: cgroup(ebpf.AttachCGroupInetEgress)}}},
-		{kinds: []event.Kind{event.DNSResponse}, via: "ebpf/cgroup",
-			hooks: []hook{{program: programsProgDnsIngress, attach: cgroup(ebpf.AttachCGroupInetIngress)}}},
-	}
-}
-
-// attachAll loads and attaches every group that this kernel takes, and notes for each kind how it went.
-func (s *Source) attachAll(spec *ebpf.CollectionSpec, types *btf.Cache) error {
-	fs, err := openTracefs()
-	if err != nil {
-		return err
-	}
-	defer fs.Close()
-	var refused []error
-	observed := 0
-	for _, g := range groups() {
-		err := s.attachGroup(spec, types, fs, &g)
-		var verifier *ebpf.VerifierError
-		if errors.As(err, &verifier) {
-			s.cfg.Logger.Debug("program refused", "log", fmt.Sprintf("%-20v", verifier))
+// attachAll puts every ladder on the best rung that this kernel takes.
+func (s *Source) attachAll() error {
+	for _, l := range ladders() {
+		if len(l.kinds) > 0 && !slices.ContainsFunc(l.kinds, s.cfg.wants) {
+			continue
 		}
-		reason := ""
-		if err != nil {
-			err = remedy(err)
-			reason = err.Error()
-			refused = append(refused, err)
-			if g.lack != "" {
-				s.cfg.Logger.Warn("kernel hook not attached", "consequence", g.lack, "error", err)
-			}
-		}
-		for _, kind := range g.kinds {
-			if err == nil {
-				observed++
-			}
-			s.state = append(s.state, event.SourceState{Kind: kind, Via: g.via, Healthy: err == nil, Reason: reason})
-		}
+		a := &attachment{ladder: l}
+		s.climb(a)
+		s.attached = append(s.attached, a)
 	}
-	if observed == 0 {
-		return fmt.Errorf("attach programs: %w", refused[0])
+	if !slices.ContainsFunc(s.attached, func(a *attachment) bool { return len(a.kinds) > 0 && len(a.closers) > 0 }) {
+		return fmt.Errorf("attach programs: %s", strings.Join(s.attached[len(s.attached)-1].refused, "; "))
 	}
 	return nil
 }
 
-// attachGroup attaches all of a group's hooks, or none.
-func (s *Source) attachGroup(spec *ebpf.CollectionSpec, types *btf.Cache, fs *tracefs, g *group) error {
-	only := spec.Copy()
-	for name := range only.Programs {
-		if !g.has(name) {
-			delete(only.Programs, name)
+// climb tries a ladder's rungs from the one it is on.
+func (s *Source) climb(a *attachment) {
+	rungs := a.rungs()
+	for ; a.rung < len(rungs); a.rung++ {
+		r := &rungs[a.rung]
+		if len(s.cfg.Rungs) > 0 && !slices.Contains(s.cfg.Rungs, r.via) {
+			continue
 		}
+		var err error
+		if a.closers, err = s.attachRung(a.object, r); err == nil {
+			return
+		}
+		s.explain(a, r, err)
 	}
-	programs, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{
-		MapReplacements: s.maps.Maps, Cache: types,
-	})
+	if a.lack != "" {
+		s.cfg.Logger.Warn("kernel hook not attached", "consequence", a.lack, "reason", strings.Join(a.refused, "; "))
+	}
+}
+
+// explain notes why a rung is not used.
+func (s *Source) explain(a *attachment, r *rung, err error) {
+	a.refused = append(a.refused, strings.TrimPrefix(r.via, "ebpf/")+": "+remedy(err).Error())
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		s.cfg.Logger.Debug("program refused", "log", fmt.Sprintf("%-20v", verifier))
+		s.cfg.Logger.Warn("the kernel's verifier refused a program: trying the next way", "kinds", a.kinds, "via", r.via,
+			"error", verifier.Cause)
+	}
+}
+
+// attachRung loads and attaches all of a rung's hooks, or none.
+func (s *Source) attachRung(o object, r *rung) (attached []io.Closer, err error) {
+	loaded, err := s.objects.open(o)
 	if err != nil {
-		return fmt.Errorf("load programs: %w", err)
+		return nil, err
 	}
-	defer programs.Close() // an attached program stays with its link
-	var attached []io.Closer
-	for _, h := range g.hooks {
-		closer, err := h.attach(s, fs, programs.Programs[h.program])
-		if h.optional && errors.Is(err, errNoTracepoint) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(attached))
+			attached = nil
+		}
+	}()
+	missing, places := errors.New("nothing to attach"), 0
+	for _, h := range r.hooks {
+		closer, err := s.attachHook(loaded, &h)
+		if errors.Is(err, errNoPlace) && h.need != required {
+			missing = err
 			continue
 		}
 		if err != nil {
-			for _, c := range attached {
-				err = errors.Join(err, c.Close())
-			}
-			return err
+			return attached, err
+		}
+		if h.need != optional {
+			places++
 		}
 		attached = append(attached, closer)
 	}
-	s.closers = append(s.closers, attached...)
-	return nil
+	if places == 0 {
+		return attached, missing
+	}
+	return attached, nil
 }
 
-func (g *group) has(program string) bool {
-	for _, h := range g.hooks {
-		if h.program == program {
-			return true
+func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
+	if err := h.there(s.objects.kernel); err != nil {
+		return nil, err
+	}
+	program, err := o.program(h)
+	if err != nil {
+		return nil, fmt.Errorf("load program %s: %w", h.program, err)
+	}
+	defer program.Close() // an attached program stays with its link
+	return h.attach(s, program)
+}
+
+func closeAll(closers []io.Closer) error {
+	var errs []error
+	for _, c := range closers {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// NextRung moves a kind to the next rung of its ladder that can be attached, because of a reason; it then says whether
+// there was one. Other kinds that are observed together with it move too.
+func (s *Source) NextRung(kind event.Kind, reason string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.attached {
+		if !slices.Contains(a.kinds, kind) || len(a.closers) == 0 || s.detached {
+			continue
 		}
+		via := a.rungs()[a.rung].via
+		if err := closeAll(a.closers); err != nil {
+			s.cfg.Logger.Warn("program not detached", "error", err)
+		}
+		a.closers = nil
+		a.refused = append(a.refused, strings.TrimPrefix(via, "ebpf/")+": "+reason)
+		a.rung++
+		s.climb(a)
+		return len(a.closers) > 0
 	}
 	return false
 }
 
-func rawTracepoint(_ *Source, _ *tracefs, program *ebpf.Program) (io.Closer, error) {
-	return link.AttachTracing(link.TracingOptions{Program: program})
-}
-
-func syscallTracepoint(name string) func(*Source, *tracefs, *ebpf.Program) (io.Closer, error) {
-	return func(_ *Source, fs *tracefs, program *ebpf.Program) (io.Closer, error) {
-		return fs.attach("syscalls", name, program)
-	}
-}
-
-// cgroup attaches beside others' programs: a link never replaces one.
-func cgroup(attach ebpf.AttachType) func(*Source, *tracefs, *ebpf.Program) (io.Closer, error) {
-	return func(s *Source, _ *tracefs, program *ebpf.Program) (io.Closer, error) {
-		if s.cfg.CgroupRoot == "" {
-			return nil, errors.New("cgroup v2 is not mounted: mount it with `mount -t cgroup2 cgroup2 DIRECTORY`")
+// State says how each kind is observed.
+func (s *Source) State() []event.SourceState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var states []event.SourceState
+	for _, a := range s.attached {
+		for _, kind := range a.kinds {
+			state := event.SourceState{Kind: kind, Via: "off", Reason: strings.Join(a.refused, "; ")}
+			if len(a.closers) > 0 {
+				state.Via, state.Healthy = a.rungs()[a.rung].via, true
+			}
+			states = append(states, state)
 		}
-		return link.AttachCgroup(link.CgroupOptions{Path: s.cfg.CgroupRoot, Attach: attach, Program: program})
 	}
+	slices.SortFunc(states, func(a, b event.SourceState) int { return int(a.Kind) - int(b.Kind) })
+	return states
 }
 
 // remedy puts what the operator can do before what the kernel said.
 func remedy(err error) error {
+	var verifier *ebpf.VerifierError
 	switch {
+	case errors.As(err, &verifier) && len(verifier.Log) > 0:
+		return fmt.Errorf("the kernel's verifier refused the program: %s", verifier.Log[len(verifier.Log)-1])
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
 		return fmt.Errorf("not permitted: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, "+

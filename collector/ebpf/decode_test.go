@@ -117,17 +117,31 @@ func encode[T any](r T, sections ...string) []byte {
 	return append(b, strings.Join(sections, "")...)
 }
 
-func header(kind programsKind, flags programsRecordFlag) (h programsHeader) {
+func header(kind commonKind, flags commonRecordFlag) (h commonHeader) {
 	h.Kind, h.Flags, h.Task.Pid = uint16(kind), uint16(flags), 7
 	return h
 }
 
-func execRecord(flags programsRecordFlag, args, env, exe, cwd, script string) []byte {
-	return encode(programsExecRecord{
-		Header: header(programsKindPROCESS_EXEC, flags), ArgsTotal: 99, ArgsLen: uint32(len(args)), EnvLen: uint32(len(env)),
-		ExeLen: uint16(len(exe)), CwdLen: uint16(len(cwd)), ScriptLen: uint16(len(script)),
+// components and chars describe the sections that are paths and strings.
+func components(s string, flags commonTextFlag) commonText {
+	return commonText{Len: uint16(len(s)), Flags: uint16(flags | commonTextFlagTEXT_PATH), Total: 99}
+}
+
+func chars(s string, flags commonTextFlag) commonText {
+	return commonText{Len: uint16(len(s)), Flags: uint16(flags)}
+}
+
+// execTexts says how the texts of an exec are cut.
+type execTexts struct{ exe, cwd, script commonTextFlag }
+
+func execRecord(flags commonRecordFlag, cut execTexts, args, env, exe, cwd, script string) []byte {
+	return encode(commonExecRecord{
+		Header: header(commonKindPROCESS_EXEC, flags), ArgsTotal: 99, ArgsLen: uint32(len(args)), EnvLen: uint32(len(env)),
+		Exe: components(exe, cut.exe), Cwd: components(cwd, cut.cwd), Script: chars(script, cut.script),
 	}, args, env, exe, cwd, script)
 }
+
+const isCut = commonTextFlagTEXT_CUT
 
 func TestDecodeExec(t *testing.T) {
 	for _, test := range []struct {
@@ -135,27 +149,27 @@ func TestDecodeExec(t *testing.T) {
 		record []byte
 		want   event.Process
 	}{
-		{"path", execRecord(0, "a\x00b c\x00", "LD_PRELOAD=x\x00", "true\x00bin\x00usr\x00", "tmp\x00", ""),
+		{"path", execRecord(0, execTexts{}, "a\x00b c\x00", "LD_PRELOAD=x\x00", "true\x00bin\x00usr\x00", "tmp\x00", ""),
 			event.Process{Args: "a\x00b c\x00", Env: "LD_PRELOAD=x\x00", Exe: "/usr/bin/true", Cwd: "/tmp"}},
-		{"root", execRecord(0, "", "", "init\x00", "", ""), event.Process{Exe: "/init", Cwd: "/"}},
-		{"memfd", execRecord(programsRecordFlagFLAG_DELETED, "", "", "memfd:x\x00", "", ""),
+		{"root", execRecord(0, execTexts{}, "", "", "init\x00", "", ""), event.Process{Exe: "/init", Cwd: "/"}},
+		{"memfd", execRecord(commonRecordFlagFLAG_DELETED, execTexts{}, "", "", "memfd:x\x00", "", ""),
 			event.Process{Exe: "/memfd:x", ExeDeleted: true, Cwd: "/"}},
-		{"cut", execRecord(programsRecordFlagFLAG_EXE_CUT|programsRecordFlagFLAG_CWD_CUT|programsRecordFlagFLAG_ARGS_CUT|
-			programsRecordFlagFLAG_ENV_CUT, "ab", "", "c\x00b\x00", "", ""), event.Process{
-			Args: "ab", ArgsLength: 99, Exe: "b/c",
+		{"cut", execRecord(commonRecordFlagFLAG_ARGS_CUT|commonRecordFlagFLAG_ENV_CUT,
+			execTexts{exe: isCut, cwd: isCut}, "ab", "", "c\x00b\x00", "", ""), event.Process{
+			Args: "ab", ArgsLength: 99, Exe: "b/c", ExeLength: 99, CwdLength: 99,
 			Truncated: event.FieldExe | event.FieldCwd | event.FieldArgs | event.FieldEnv,
 		}},
-		{"script", execRecord(0, "", "", "sh\x00", "tmp\x00", "/opt/x.sh\x00"),
+		{"script", execRecord(0, execTexts{}, "", "", "sh\x00", "tmp\x00", "/opt/x.sh"),
 			event.Process{Exe: "/sh", Cwd: "/tmp", Script: "/opt/x.sh"}},
-		{"relative script", execRecord(0, "", "", "sh\x00", "b\x00a\x00", "./x.sh\x00"),
+		{"relative script", execRecord(0, execTexts{}, "", "", "sh\x00", "b\x00a\x00", "./x.sh"),
 			event.Process{Exe: "/sh", Cwd: "/a/b", Script: "/a/b/x.sh"}},
-		{"relative script in the root", execRecord(0, "", "", "sh\x00", "", "x.sh\x00"),
+		{"relative script in the root", execRecord(0, execTexts{}, "", "", "sh\x00", "", "x.sh"),
 			event.Process{Exe: "/sh", Cwd: "/", Script: "/x.sh"}},
-		{"relative script, directory cut", execRecord(programsRecordFlagFLAG_CWD_CUT, "", "", "sh\x00", "b\x00", "x.sh\x00"),
-			event.Process{Exe: "/sh", Cwd: "b", Script: "b/x.sh", Truncated: event.FieldCwd | event.FieldScript}},
-		{"cut script", execRecord(programsRecordFlagFLAG_SCRIPT_CUT, "", "", "sh\x00", "", "/x\x00"),
+		{"relative script, directory cut", execRecord(0, execTexts{cwd: isCut}, "", "", "sh\x00", "b\x00", "x.sh"),
+			event.Process{Exe: "/sh", Cwd: "b", CwdLength: 99, Script: "b/x.sh", Truncated: event.FieldCwd | event.FieldScript}},
+		{"cut script", execRecord(0, execTexts{script: isCut}, "", "", "sh\x00", "", "/x"),
 			event.Process{Exe: "/sh", Cwd: "/", Script: "/x", Truncated: event.FieldScript}},
-		{"script by its descriptor", execRecord(0, "", "", "sh\x00", "b\x00", "/dev/fd/3\x00"),
+		{"script by its descriptor", execRecord(0, execTexts{}, "", "", "sh\x00", "b\x00", "/dev/fd/3"),
 			event.Process{Exe: "/sh", Cwd: "/b", Script: "/dev/fd/3"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -169,13 +183,13 @@ func TestDecodeExec(t *testing.T) {
 }
 
 func TestDecodeConnect(t *testing.T) {
-	record := func(family uint16, ip string, path string, flags programsRecordFlag) []byte {
-		r := programsConnectRecord{
-			Header: header(programsKindNET_CONNECT, flags), Family: family, Type: 1, Protocol: 6, RemotePort: 443,
-			PathLen: uint16(len(path)),
+	record := func(family uint16, ip string, path string, flags commonRecordFlag) []byte {
+		r := commonNetRecord{
+			Header: header(commonKindNET_CONNECT, flags), Path: chars(path, 0),
+			Socket: commonSocketInfo{Family: family, Type: 1, Protocol: 6, RemotePort: 443},
 		}
 		if ip != "" {
-			copy(r.Remote[:], netip.MustParseAddr(ip).AsSlice())
+			copy(r.Socket.Remote[:], netip.MustParseAddr(ip).AsSlice())
 		}
 		return encode(r, path)
 	}
@@ -197,7 +211,7 @@ func TestDecodeConnect(t *testing.T) {
 		"v4-mapped":     {record(10, "::ffff:192.0.2.1", "", 0), tcp(event.INET6, "192.0.2.1")},
 		"path":          {record(1, "", "/run/x\x00rest", 0), local("/run/x", false)},
 		"abstract":      {record(1, "", "\x00x\x00y", 0), local("@x\x00y", false)},
-		"unnamed":       {record(1, "", "", programsRecordFlagFLAG_UNVERIFIED), local("", true)},
+		"unnamed":       {record(1, "", "", commonRecordFlagFLAG_UNVERIFIED), local("", true)},
 		"nameless name": {record(1, "", "\x00", 0), local("@", false)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -210,20 +224,20 @@ func TestDecodeConnect(t *testing.T) {
 }
 
 func TestDecodeOpen(t *testing.T) {
-	record := func(flags programsRecordFlag, path string) []byte {
-		return encode(programsOpenRecord{
-			Header: header(programsKindFILE_OPEN, flags), Inode: 5, Device: 8<<20 | 1, PathLen: uint16(len(path)),
+	record := func(text commonText, path string) []byte {
+		return encode(commonFileRecord{
+			Header: header(commonKindFILE_OPEN, 0), File: commonFileId{Inode: 5, Device: 8<<20 | 1}, Path: text,
 		}, path)
 	}
 	for name, test := range map[string]struct {
 		record []byte
 		want   event.File
 	}{
-		"path": {record(0, "b\x00a\x00"), event.File{Path: "/a/b"}},
-		"cut": {record(programsRecordFlagFLAG_PATH_CUT, "b\x00a\x00"),
-			event.File{Path: "a/b", Truncated: event.FieldPath}},
-		"pipe":       {record(0, "\x00"), event.File{}},
-		"unverified": {record(programsRecordFlagFLAG_UNVERIFIED, "../x\x00"), event.File{Path: "../x", Unverified: true}},
+		"path": {record(components("b\x00a\x00", 0), "b\x00a\x00"), event.File{Path: "/a/b"}},
+		"cut": {record(components("b\x00a\x00", isCut), "b\x00a\x00"),
+			event.File{Path: "a/b", PathLength: 99, Truncated: event.FieldPath}},
+		"pipe":       {record(components("\x00", 0), "\x00"), event.File{}},
+		"unverified": {record(chars("../x", commonTextFlagTEXT_UNVERIFIED), "../x"), event.File{Path: "../x", Unverified: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.want.Inode, test.want.Device = 5, 8<<20|1
@@ -262,29 +276,29 @@ func TestDecodeCgroup(t *testing.T) {
 	var id uint64
 	var path string
 	d.cgroup = func(i uint64, p string) { id, path = i, p }
-	r := programsCgroupRecord{Header: header(programsKindCGROUP_MKDIR, 0), PathLen: 6}
+	r := commonCgroupRecord{Header: header(commonKindCGROUP_MKDIR, 0), Path: chars("/a/b", 0)}
 	r.Header.Task.Cgroup = 42
-	if events := decodeAll(t, d, encode(r, "/a/b\x00x")); len(events) != 0 || id != 42 || path != "/a/b" {
+	if events := decodeAll(t, d, encode(r, "/a/b", "x")); len(events) != 0 || id != 42 || path != "/a/b" {
 		t.Errorf("%d events, cgroup %d %q", len(events), id, path)
 	}
 }
 
 // What no program makes is an error that says what is wrong, and no event.
 func TestDecodeMalformed(t *testing.T) {
-	short := execRecord(0, "", "", "x\x00", "", "")
+	short := execRecord(0, execTexts{}, "", "", "x\x00", "", "")
 	for want, record := range map[string][]byte{
 		"decode record: 3 bytes":                      {1, 2, 3},
-		"unknown kind 99":                             encode(programsForkRecord{Header: header(99, 0)}),
+		"unknown kind 99":                             encode(commonForkRecord{Header: header(99, 0)}),
 		"decode process.exec record: sections exceed": short[:len(short)-1],
-		"decode process.fork record":                  encode(header(programsKindPROCESS_FORK, 0)),
-		"decode file.open record: path of 3 bytes in 1": encode(
-			programsOpenRecord{Header: header(programsKindFILE_OPEN, 0), PathLen: 3}, "x"),
+		"decode process.fork record":                  encode(header(commonKindPROCESS_FORK, 0)),
+		"decode file.open record: sections exceed": encode(
+			commonFileRecord{Header: header(commonKindFILE_OPEN, 0), Path: commonText{Len: 3}}, "x"),
 		"decode net.connect record: path of 3 bytes in 0": encode(
-			programsConnectRecord{Header: header(programsKindNET_CONNECT, 0), PathLen: 3}),
+			commonNetRecord{Header: header(commonKindNET_CONNECT, 0), Path: commonText{Len: 3}}),
 		"decode dns record: payload of 3 bytes in 2": encode(
-			programsDnsRecord{Header: header(programsKindDNS_QUERY, 0), PayloadLen: 3}, "xx"),
+			commonDnsRecord{Header: header(commonKindDNS_QUERY, 0), PayloadLen: 3}, "xx"),
 		"decode cgroup record: path of 3 bytes in 0": encode(
-			programsCgroupRecord{Header: header(programsKindCGROUP_MKDIR, 0), PathLen: 3}),
+			commonCgroupRecord{Header: header(commonKindCGROUP_MKDIR, 0), Path: commonText{Len: 3}}),
 	} {
 		err := testDecoder().decode(record, func(e *event.Event) { t.Errorf("%s: emitted %s", want, e.Kind) })
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -295,7 +309,7 @@ func TestDecodeMalformed(t *testing.T) {
 
 // A process that has its host's pid in its own namespace is in the host's.
 func TestDecodeProcessOfEvent(t *testing.T) {
-	r := programsExitRecord{Header: header(programsKindPROCESS_EXIT, 0), Status: 0x8b}
+	r := commonExitRecord{Header: header(commonKindPROCESS_EXIT, 0), Status: 0x8b}
 	r.Header.Task.NsPid = 7
 	e := decodeAll(t, testDecoder(), encode(r))[0]
 	want := event.Process{PID: 7, Exit: event.Exit{Ended: true, Signal: 11, CoreDumped: true}}

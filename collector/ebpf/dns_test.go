@@ -130,12 +130,13 @@ var cmpEmpty = cmp.Transformer("empty", func(list []event.Answer) []event.Answer
 	return append([]event.Answer{}, list...)
 })
 
-func dnsRecord(kind programsKind, typ event.SocketType, flags programsRecordFlag, payload []byte) []byte {
-	r := programsDnsRecord{
-		Header: header(kind, flags), Family: 10, Type: uint16(typ), Protocol: 17, RemotePort: 53, LocalPort: 999,
-		PayloadLen: uint16(len(payload)),
+func dnsRecord(kind commonKind, typ event.SocketType, flags commonRecordFlag, payload []byte) []byte {
+	r := commonDnsRecord{
+		Header:     header(kind, flags),
+		Socket:     commonSocketInfo{Family: 10, Type: uint16(typ), Protocol: 17, RemotePort: 53, LocalPort: 999},
+		PayloadLen: uint32(len(payload)),
 	}
-	copy(r.Remote[:], netip.MustParseAddr("::ffff:192.0.2.53").AsSlice())
+	copy(r.Socket.Remote[:], netip.MustParseAddr("::ffff:192.0.2.53").AsSlice())
 	return encode(r, string(payload), "stale bytes of the ring buffer")
 }
 
@@ -145,7 +146,7 @@ func frame(message []byte) []byte {
 
 func TestDecodeDNS(t *testing.T) {
 	a, b := query(t, "a.example."), query(t, "b.example.")
-	const cut = programsRecordFlagFLAG_PAYLOAD_CUT
+	const cut = commonRecordFlagFLAG_PAYLOAD_CUT
 	socket := event.Socket{
 		Family: event.INET6, Type: event.Datagram, Protocol: 17, RemoteIP: netip.MustParseAddr("192.0.2.53"), RemotePort: 53,
 		LocalPort: 999,
@@ -157,7 +158,7 @@ func TestDecodeDNS(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		typ     event.SocketType
-		flags   programsRecordFlag
+		flags   commonRecordFlag
 		payload []byte
 		want    []event.DNS
 	}{
@@ -182,7 +183,7 @@ func TestDecodeDNS(t *testing.T) {
 				test.want[i].Type = test.typ
 			}
 			var got []event.DNS
-			for _, e := range decodeAll(t, testDecoder(), dnsRecord(programsKindDNS_QUERY, test.typ, test.flags, test.payload)) {
+			for _, e := range decodeAll(t, testDecoder(), dnsRecord(commonKindDNS_QUERY, test.typ, test.flags, test.payload)) {
 				got = append(got, *e.DNS)
 			}
 			if diff := cmp.Diff(test.want, got, compareAddresses); diff != "" {

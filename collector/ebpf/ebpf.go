@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -28,16 +27,18 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/taskguard/taskguard/collector"
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// Config says how to observe. Every field but RingBytes must be set.
+// Config says how to observe. Every field must be set but those that say what their zero value means.
 type Config struct {
+	// Settings are what is observed at first; Apply changes them.
+	Settings Settings
+	// Rungs are the rungs of the ladder that may be used, as SourceState.Via names them; none is all.
+	Rungs []string
 	// RingBytes is the size of the ring buffer between kernel and agent: a power of two, at least a page. 0 is 4 MiB.
 	RingBytes int
 	// CgroupController and CgroupHierarchy name the cgroup v1 hierarchy that containers are told apart by, with its
@@ -57,20 +58,26 @@ type Config struct {
 // Source is the kernel, observed. It implements collector.Source. Make one with Open.
 type Source struct {
 	cfg     Config
-	maps    *ebpf.Collection
+	objects *objects
 	reader  *ringbuf.Reader
-	closers []io.Closer
-	detach  sync.Once
-	state   []event.SourceState
+	tracefs *tracefs
+	compat  compatCalls
+
+	mu       sync.Mutex
+	attached []*attachment // guarded by mu
+	detached bool          // guarded by mu
 
 	// caughtUp is when Run last knew that it had emitted everything, Unix ns.
 	caughtUp atomic.Int64
 
 	// What follows is used by Run only.
 	decoder  decoder
-	received [programsKindKIND_COUNT]uint64
-	reported [programsKindKIND_COUNT]programsKindCounters
+	received [kinds]uint64
+	reported [kinds]commonKindCounters
 }
+
+// kinds is the number of kinds of records.
+const kinds = commonKindKIND_COUNT
 
 const (
 	// maxWakeup is how many bytes wait at most before the reader is woken; of a small ring buffer, a quarter.
@@ -95,83 +102,23 @@ func Open(cfg Config) (*Source, error) {
 	return s, nil
 }
 
-func (s *Source) open() error {
-	types := btf.NewCache()
-	spec, err := s.spec(types)
-	if err != nil {
+func (s *Source) open() (err error) {
+	if s.objects, err = openObjects(s.cfg); err != nil {
 		return err
 	}
-	onlyMaps := spec.Copy()
-	onlyMaps.Programs = nil
-	if s.maps, err = ebpf.NewCollectionWithOptions(onlyMaps, ebpf.CollectionOptions{Cache: types}); err != nil {
-		return fmt.Errorf("create maps: %w", remedy(err))
-	}
-	if s.reader, err = ringbuf.NewReader(s.maps.Maps[programsMapRing]); err != nil {
+	if s.reader, err = ringbuf.NewReader(s.objects.shared[commonMapRing]); err != nil {
 		return fmt.Errorf("create ring reader: %w", err)
 	}
-	return s.attachAll(spec, types)
+	if err := s.Apply(s.cfg.Settings); err != nil {
+		return err
+	}
+	if s.tracefs, err = openTracefs(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attachAll()
 }
-
-// spec prepares the programs for this host.
-func (s *Source) spec(types *btf.Cache) (*ebpf.CollectionSpec, error) {
-	kernel, err := types.Kernel()
-	if err != nil {
-		return nil, fmt.Errorf("load kernel types: %w: the kernel must have BTF (CONFIG_DEBUG_INFO_BTF)", err)
-	}
-	spec, err := loadPrograms()
-	if err != nil {
-		return nil, fmt.Errorf("load programs: %w", err)
-	}
-	subsys, err := subsystem(kernel, s.cfg.CgroupController)
-	if err != nil {
-		return nil, err
-	}
-	ring := spec.Maps[programsMapRing]
-	if s.cfg.RingBytes > 0 {
-		ring.MaxEntries = uint32(s.cfg.RingBytes)
-	}
-	for name, value := range map[string]any{
-		programsVarSelfPid:         uint32(os.Getpid()),
-		programsVarCgroupSubsys:    subsys,
-		programsVarCgroupHierarchy: int32(s.cfg.CgroupHierarchy),
-		programsVarWakeupBytes:     uint64(min(maxWakeup, ring.MaxEntries/4)),
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return nil, fmt.Errorf("count CPUs: %w", err)
-	}
-	spec.Maps[programsMapScratch].MaxEntries = uint32(cpus)
-	return spec, nil
-}
-
-// subsystem returns the kernel's index of a cgroup v1 controller, -1 for none.
-func subsystem(kernel *btf.Spec, controller string) (int32, error) {
-	if controller == "" {
-		return -1, nil
-	}
-	var ids *btf.Enum
-	if err := kernel.TypeByName("cgroup_subsys_id", &ids); err != nil {
-		return 0, fmt.Errorf("find cgroup controllers: %w", err)
-	}
-	// The hierarchy's name is the controller's but for blkio (include/linux/cgroup_subsys.h).
-	name := controller
-	if name == "blkio" {
-		name = "io"
-	}
-	for _, v := range ids.Values {
-		if v.Name == name+"_cgrp_id" {
-			return int32(v.Value), nil
-		}
-	}
-	return 0, fmt.Errorf("kernel has no cgroup controller %q", controller)
-}
-
-// State says how each kind is observed. It does not change while the source is open.
-func (s *Source) State() []event.SourceState { return s.state }
 
 // CaughtUp returns a time before which everything that happened has been emitted, or lost and reported.
 func (s *Source) CaughtUp() time.Time { return time.Unix(0, s.caughtUp.Load()) }
@@ -179,7 +126,7 @@ func (s *Source) CaughtUp() time.Time { return time.Unix(0, s.caughtUp.Load()) }
 // Run emits events until ctx is done. Then it detaches the programs, emits what they still left in the ring buffer,
 // and returns: from then on every attempted record is accounted for.
 func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
-	stop := context.AfterFunc(ctx, func() { s.detach.Do(s.detachAll) })
+	stop := context.AfterFunc(ctx, s.detach)
 	defer stop()
 	var record ringbuf.Record
 	nextLoss := time.Now()
@@ -223,7 +170,7 @@ func (s *Source) handle(sample []byte, sink collector.Sink) {
 	kind := kindOf(sample)
 	s.received[kind]++
 	if err := s.decoder.decode(sample, sink.Emit); err != nil {
-		if kind < programsKindCGROUP_MKDIR {
+		if kind < commonKindEVENT_KINDS {
 			sink.Lost(event.Kind(kind), "decode", "malformed", 1)
 		}
 		s.cfg.Logger.Debug("record not decoded", "error", err)
@@ -231,17 +178,17 @@ func (s *Source) handle(sample []byte, sink collector.Sink) {
 }
 
 // kindOf returns a record's kind, 0 for one that no program of this version makes.
-func kindOf(record []byte) programsKind {
-	h, _, err := take[programsHeader](record)
-	if err != nil || programsKind(h.Kind) >= programsKindKIND_COUNT {
+func kindOf(record []byte) commonKind {
+	h, _, err := take[commonHeader](record)
+	if err != nil || commonKind(h.Kind) >= commonKindKIND_COUNT {
 		return 0
 	}
-	return programsKind(h.Kind)
+	return commonKind(h.Kind)
 }
 
 // finish is called when the programs are detached: what they left is read, and the counters are final.
 func (s *Source) finish(record *ringbuf.Record, sink collector.Sink) error {
-	s.detach.Do(s.detachAll)
+	s.detach()
 	s.reader.SetDeadline(time.Now())
 	for more := true; more; {
 		var err error
@@ -252,9 +199,9 @@ func (s *Source) finish(record *ringbuf.Record, sink collector.Sink) error {
 	if err := s.reportLoss(sink); err != nil {
 		return err
 	}
-	for kind := programsKindPROCESS_EXEC; kind < programsKindCGROUP_MKDIR; kind++ {
+	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
 		c := s.reported[kind]
-		if missing := c.Attempted - c.RingFull - c.StateFull - s.received[kind]; int64(missing) > 0 {
+		if missing := c.Attempted - c.RingFull - c.StateFull - c.Throttled - c.Filtered - s.received[kind]; int64(missing) > 0 {
 			sink.Lost(event.Kind(kind), "kernel", "unaccounted", missing)
 		}
 	}
@@ -267,7 +214,7 @@ func (s *Source) reportLoss(sink collector.Sink) error {
 	if err != nil {
 		return err
 	}
-	for kind := programsKindPROCESS_EXEC; kind < programsKindCGROUP_MKDIR; kind++ {
+	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
 		was, is := &s.reported[kind], &now[kind]
 		if n := is.RingFull - was.RingFull; n > 0 {
 			sink.Lost(event.Kind(kind), "kernel", "ring_full", n)
@@ -275,44 +222,57 @@ func (s *Source) reportLoss(sink collector.Sink) error {
 		if n := is.StateFull - was.StateFull; n > 0 {
 			sink.Lost(event.Kind(kind), "kernel", "state_full", n)
 		}
+		if n := is.Throttled - was.Throttled; n > 0 {
+			sink.Lost(event.Kind(kind), "kernel", "throttled", n)
+		}
 	}
 	s.reported = now
 	return nil
 }
 
 // counters sums up the kernel's counters over the CPUs.
-func (s *Source) counters() (sum [programsKindKIND_COUNT]programsKindCounters, err error) {
-	var perCPU []programsKindCounters
+func (s *Source) counters() (sum [kinds]commonKindCounters, err error) {
+	var perCPU []commonKindCounters
 	for kind := range sum {
-		if err := s.maps.Maps[programsMapCounters].Lookup(uint32(kind), &perCPU); err != nil {
+		if err := s.objects.shared[commonMapCounters].Lookup(uint32(kind), &perCPU); err != nil {
 			return sum, fmt.Errorf("read counters: %w", err)
 		}
 		for _, c := range perCPU {
 			sum[kind].Attempted += c.Attempted
 			sum[kind].RingFull += c.RingFull
 			sum[kind].StateFull += c.StateFull
+			sum[kind].Throttled += c.Throttled
+			sum[kind].Filtered += c.Filtered
 		}
 	}
 	return sum, nil
 }
 
-func (s *Source) detachAll() {
-	for _, c := range s.closers {
-		if err := c.Close(); err != nil {
+// detach ends the observation: nothing is attached from then on.
+func (s *Source) detach() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.detached = true
+	for _, a := range s.attached {
+		if err := closeAll(a.closers); err != nil {
 			s.cfg.Logger.Warn("program not detached", "error", err)
 		}
+		a.closers = nil
 	}
 }
 
 // Close detaches and unloads the programs. A Run under way must have returned.
 func (s *Source) Close() error {
-	s.detach.Do(s.detachAll)
-	var err error
+	s.detach()
+	var errs []error
 	if s.reader != nil {
-		err = s.reader.Close()
+		errs = append(errs, s.reader.Close())
 	}
-	if s.maps != nil {
-		s.maps.Close()
+	if s.tracefs != nil {
+		errs = append(errs, s.tracefs.Close())
 	}
-	return err
+	if s.objects != nil {
+		errs = append(errs, s.objects.close())
+	}
+	return errors.Join(errs...)
 }

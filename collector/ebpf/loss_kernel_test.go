@@ -89,7 +89,7 @@ func TestSelfIsNotRecorded(t *testing.T) {
 	}
 }
 
-// storm runs programs, one after another.
+// storm runs common, one after another.
 func storm(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -121,7 +121,7 @@ func TestStalledReader(t *testing.T) {
 	for _, e := range o.events {
 		emitted[e.Kind]++
 	}
-	for kind := programsKindPROCESS_EXEC; kind < programsKindCGROUP_MKDIR; kind++ {
+	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
 		k, c := event.Kind(kind), s.reported[kind]
 		lost := o.lost[k.String()+" kernel/ring_full"]
 		if c.Attempted != s.received[kind]+c.RingFull || c.StateFull != 0 {
@@ -135,7 +135,7 @@ func TestStalledReader(t *testing.T) {
 	if len(o.lost) > 0 {
 		t.Errorf("lost besides: %v", o.lost)
 	}
-	for _, kind := range []programsKind{programsKindPROCESS_EXEC, programsKindPROCESS_FORK, programsKindPROCESS_EXIT} {
+	for _, kind := range []commonKind{commonKindPROCESS_EXEC, commonKindPROCESS_FORK, commonKindPROCESS_EXIT} {
 		if before[kind].Attempted < 100 || before[kind].RingFull == 0 {
 			t.Errorf("%s: no storm: %+v", event.Kind(kind), before[kind])
 		}
@@ -245,7 +245,7 @@ func TestRememberedCallsAreBounded(t *testing.T) {
 	o := newObserver(h)
 	o.losing = true
 	o.run(t, s)
-	calls := s.maps.Maps[programsMapSyscalls]
+	calls := s.objects.shared[commonMapPendingSmall]
 	state := make([]byte, calls.ValueSize())
 	for thread := uint64(1); ; thread++ { // threads of process 0 are nobody's
 		if err := calls.Put(thread, state); errors.Is(err, unix.E2BIG) {
@@ -293,7 +293,7 @@ func TestKilledCallIsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := uint64(pid)<<32 | uint64(thread)
-	calls := s.maps.Maps[programsMapSyscalls]
+	calls := s.objects.shared[commonMapPendingSmall]
 	state := make([]byte, calls.ValueSize())
 	for deadline := time.Now().Add(20 * time.Second); calls.Lookup(key, state) != nil; runtime.Gosched() {
 		if time.Now().After(deadline) {

@@ -75,7 +75,7 @@ func TestRecord(t *testing.T) {
 	for _, r := range corpus {
 		seen[r.Kind] = true
 	}
-	for kind := programsKindPROCESS_EXEC; kind < programsKindCGROUP_MKDIR; kind++ {
+	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
 		if !seen[event.Kind(kind).String()] {
 			t.Errorf("no record of %s", event.Kind(kind))
 		}
@@ -108,16 +108,16 @@ func (s *Source) read(t *testing.T, members map[uint32]bool) (corpus []sample) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, _, err := take[programsHeader](r.RawSample)
+		h, _, err := take[commonHeader](r.RawSample)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fork, _, err := take[programsForkRecord](r.RawSample); err == nil &&
-			programsKind(h.Kind) == programsKindPROCESS_FORK && members[fork.Parent.Pid] {
+		if fork, _, err := take[commonForkRecord](r.RawSample); err == nil &&
+			commonKind(h.Kind) == commonKindPROCESS_FORK && members[fork.Parent.Pid] {
 			members[h.Task.Pid] = true
 		}
-		ofTest := programsKind(h.Kind) == programsKindPROCESS_EXEC && string(comm(&h.Task.Comm)) == "exe"
-		if members[h.Task.Pid] && !ofTest && programsKind(h.Kind) < programsKindCGROUP_MKDIR {
+		ofTest := commonKind(h.Kind) == commonKindPROCESS_EXEC && string(comm(&h.Task.Comm)) == "exe"
+		if members[h.Task.Pid] && !ofTest && commonKind(h.Kind) < commonKindCGROUP_MKDIR {
 			corpus = append(corpus, sample{event.Kind(h.Kind).String(), append([]byte(nil), r.RawSample...)})
 		}
 	}

@@ -48,14 +48,11 @@ func (t *tracefs) Close() error {
 	return t.private.Close()
 }
 
-// errNoTracepoint says that this kernel does not have a tracepoint.
-var errNoTracepoint = errors.New("no such tracepoint in this kernel")
-
 // id returns the number of a tracepoint, which perf_event_open(2) wants.
 func (t *tracefs) id(group, name string) (uint64, error) {
 	text, err := os.ReadFile(filepath.Join(t.dir, "events", group, name, "id"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("%s/%s: %w", group, name, errNoTracepoint)
+		return 0, fmt.Errorf("%s/%s: %w", group, name, errNoPlace)
 	}
 	if err != nil {
 		return 0, err
@@ -66,7 +63,7 @@ func (t *tracefs) id(group, name string) (uint64, error) {
 // perfEvent is a program on a tracepoint. Closing it detaches the program.
 type perfEvent struct{ fd int }
 
-// attachTracepoint runs a program at a tracepoint, on all CPUs.
+// attach runs a program at a tracepoint, on all CPUs.
 func (t *tracefs) attach(group, name string, program *ebpf.Program) (*perfEvent, error) {
 	id, err := t.id(group, name)
 	if err != nil {

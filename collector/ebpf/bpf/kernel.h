@@ -6,6 +6,8 @@
 
 #include <stdbool.h>
 
+#define __VMLINUX_H__ // bpf_tracing.h then takes the names of registers that the kernel has
+
 typedef unsigned char __u8;
 typedef unsigned short __u16;
 typedef unsigned int __u32;
@@ -23,19 +25,43 @@ typedef __u32 u32;
 typedef __u64 u64;
 typedef __s32 s32;
 
-
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 };
 
+#define BPF_F_NO_PREALLOC 1
+
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
+
+#define PF_KTHREAD 0x00200000 // include/linux/sched.h
+#define TS_COMPAT 2           // arch/x86/include/asm/thread_info.h
+
+#define EINTR 4
+#define EEXIST 17
+#define EINPROGRESS 115
+#define ERESTARTSYS 512           // include/linux/errno.h: what the kernel returns inside when a
+#define ERESTART_RESTARTBLOCK 516 // signal interrupts it; the caller sees EINTR, or the call made anew
+#define MAX_ERRNO 4095
+
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+#define AF_NETLINK 16
+#define AF_PACKET 17
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define S_IFCHR 0020000
+#define FMODE_WRITE 2
 
 enum {
 	BPF_RB_NO_WAKEUP = 1,
@@ -58,7 +84,37 @@ struct bpf_sock_addr {
 	__u32 protocol;
 };
 
+// Functions that BPF programs may call, asked for where old kernels lack them.
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175,
+	BPF_FUNC_loop = 181,
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+#ifdef __TARGET_ARCH_x86
+struct pt_regs {
+	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, sp;
+};
+
+struct thread_info {
+	u32 status;
+};
+#else
+struct user_pt_regs {
+	u64 regs[31];
+	u64 sp, pc, pstate;
+};
+
+struct pt_regs {
+	u64 regs[31];
+	s32 syscallno;
+};
+#endif
+
+union thread_union {
+	unsigned long stack[1];
+};
 
 typedef struct {
 	int counter;
@@ -83,6 +139,7 @@ struct hlist_bl_node {
 
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
 };
 
 struct inode {
@@ -135,8 +192,12 @@ struct fs_struct {
 	struct path pwd;
 };
 
+struct task_struct;
+
 struct mm_struct {
 	unsigned long arg_start, arg_end, env_start, env_end;
+	struct file *exe_file;
+	struct task_struct *owner;
 };
 
 struct cred {
@@ -186,6 +247,11 @@ struct css_set {
 };
 
 struct task_struct {
+#ifdef __TARGET_ARCH_x86
+	struct thread_info thread_info;
+#endif
+	void *stack;
+	unsigned int flags;
 	int exit_code;
 	int pid, tgid;
 	u64 start_boottime;
@@ -198,6 +264,14 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+};
+
+struct filename {
+	const char *name;
+};
+
+struct open_flags {
+	int open_flag;
 };
 
 struct linux_binprm {

@@ -1,60 +1,181 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// Paths by walking dentries and mounts: no helper that an older or patched kernel may refuse.
+// Texts: paths by walking dentries and mounts, with no helper that an older or patched kernel may refuse; strings of
+// the kernel's; and strings of the caller's, which are marked so.
 #pragma once
 
 #include "common.h"
 
 #define NAME_MAX 255
-#define COMPONENTS_MAX 160
+// How many components and mounts a path is followed through: as many as a path of PATH_MAX bytes can have, and before
+// Linux 5.17, where the verifier looks at each round of a loop, fewer.
+#define COMPONENTS_MAX 2048
+#define COMPONENTS_OLD 64
 
-// append_path appends a path's components to the record, the last one first, and returns their length. The path is
-// the one in the mount namespace the mount belongs to. Bit cut is flagged when the path has more components or bytes
-// than there is room for.
-static __noinline u32 append_path(struct scratch *s, struct path *path, u16 cut)
+// enter notes the file system that a walk is in.
+static __always_inline void enter(struct scratch *s, struct mount *mnt)
 {
-	if (!s || !path)
-		return 0;
-	struct vfsmount *vfs = BPF_CORE_READ(path, mnt);
-	struct dentry *dentry = BPF_CORE_READ(path, dentry);
-	struct mount *mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
-	struct dentry *root = BPF_CORE_READ(vfs, mnt_root);
-	u32 begin = s->used;
+	s->mount = (u64)mnt;
+	s->root = (u64)BPF_CORE_READ(mnt, mnt.mnt_root);
+}
 
-	for (int i = 0; i < COMPONENTS_MAX; i++) {
-		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
-		if (dentry == root) {
-			struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
-			if (up != mnt) {
-				dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
-				mnt = up;
-				root = BPF_CORE_READ(mnt, mnt.mnt_root);
-				continue;
-			}
-			if (s->used != begin || parent == dentry)
-				return s->used - begin;
-			// A file that is a whole mount, with no place in a tree, as runc runs itself: show where its
-			// file system has it.
-			root = 0;
+// walk is what the steps of append_path work on.
+struct walk {
+	struct scratch *s;
+	struct text *text;
+};
+
+// step goes from one component of a path to the one above it, and tells whether that was the last.
+//
+// Where the walk is, is kept in the scratch and not in registers, as is how far the record got: what comes from memory
+// looks the same to the verifier in every round, so that it need not look at each way through each round.
+static long step(u32 i, struct walk *w)
+{
+	struct scratch *s = w->s;
+	struct text *text = w->text;
+	struct dentry *at = (void *)s->dentry, *parent = BPF_CORE_READ(at, d_parent);
+	if (s->dentry == s->root) {
+		struct mount *mnt = (void *)s->mount, *up = BPF_CORE_READ(mnt, mnt_parent);
+		if (up != mnt) {
+			s->dentry = (u64)BPF_CORE_READ(mnt, mnt_mountpoint);
+			enter(s, up);
+			return 0;
 		}
-		if (!root && parent == dentry)
-			return s->used - begin;
-		u8 *to = room(s);
-		if (!to || s->used - begin > PATH_MAX - NAME_MAX)
-			break;
-		long n = bpf_probe_read_kernel_str(to, NAME_MAX + 1, BPF_CORE_READ(dentry, d_name.name));
-		if (n <= 0)
-			break;
-		s->used += n;
-		if (parent == dentry)
-			return s->used - begin; // a file without a place in a tree, such as a memfd
-		dentry = parent;
+		if (s->components || parent == at)
+			return 1;
+		// A file that is a whole mount, with no place in a tree, as runc runs itself: show where its file system
+		// has it.
+		s->root = 0;
 	}
-	flag(s, cut);
-	return s->used - begin;
+	if (!s->root && parent == at)
+		return 1;
+	text->total += BPF_CORE_READ(at, d_name.len) + 1;
+	u8 *to = room(s);
+	if (!to || s->used - s->begin > PATH_MAX - NAME_MAX)
+		text->flags |= TEXT_CUT;
+	if (to && !(text->flags & TEXT_CUT)) {
+		long n = bpf_probe_read_kernel_str(to, NAME_MAX + 1, BPF_CORE_READ(at, d_name.name));
+		if (n > 0) {
+			s->begins[s->components % COMPONENTS_KEPT] = s->used;
+			s->used += n;
+			text->len += n;
+		}
+	}
+	s->components++;
+	s->dentry = (u64)parent;
+	return parent == at; // a file without a place in a tree, such as a memfd
+}
+
+// append_path appends a path, given as its mount and dentry, to the record. The path is the one in the mount namespace
+// the mount belongs to.
+static __noinline int append_path(struct scratch *s, struct text *text, struct vfsmount *vfs, struct dentry *dentry)
+{
+	if (!s || !text)
+		return 0;
+	enter(s, (void *)vfs - bpf_core_field_offset(struct mount, mnt));
+	s->dentry = (u64)dentry;
+	s->components = 0;
+	s->begin = s->used;
+	text->flags = TEXT_PATH;
+	text->len = 0;
+	text->total = 0;
+	struct walk w = {s, text};
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
+		if (bpf_loop(COMPONENTS_MAX, step, &w, 0) < COMPONENTS_MAX)
+			return 0;
+	} else {
+		for (int i = 0; i < COMPONENTS_OLD; i++)
+			if (step(i, &w))
+				return 0;
+	}
+	text->flags |= TEXT_CUT;
+	text->total = 0; // deeper than we go
+	return 0;
+}
+
+static __always_inline void append_path_of(struct scratch *s, struct text *text, const struct path *path)
+{
+	append_path(s, text, BPF_CORE_READ(path, mnt), BPF_CORE_READ(path, dentry));
+}
+
+static __always_inline void append_file_path(struct scratch *s, struct text *text, struct file *file)
+{
+	append_path(s, text, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry));
+}
+
+// append_string appends a string of the kernel's.
+static __noinline int append_string(struct scratch *s, struct text *text, const char *from)
+{
+	if (!s || !text)
+		return 0;
+	text->flags = 0;
+	text->len = 0;
+	text->total = 0;
+	u8 *to = room(s);
+	long n = to && from ? bpf_probe_read_kernel_str(to, PATH_MAX, from) : 0;
+	if (n <= 0 || n > PATH_MAX)
+		return 0;
+	text->len = text->total = n - 1;
+	s->used += n - 1;
+	if (n == PATH_MAX) {
+		text->flags = TEXT_CUT;
+		text->total = 0;
+	}
+	return 0;
+}
+
+// append_user appends a string of the caller's.
+static __noinline int append_user(struct scratch *s, struct text *text, u64 from)
+{
+	if (!s || !text)
+		return 0;
+	text->flags = TEXT_UNVERIFIED;
+	text->len = 0;
+	text->total = 0;
+	u8 *to = room(s);
+	long n = to && from ? bpf_probe_read_user_str(to, PATH_MAX, (void *)from) : 0;
+	if (n <= 0 || n > PATH_MAX) {
+		if (from)
+			text->flags |= TEXT_CUT;
+		return 0;
+	}
+	text->len = text->total = n - 1;
+	s->used += n - 1;
+	if (n == PATH_MAX) { // the kernel takes no longer one either
+		text->flags |= TEXT_CUT;
+		text->total = 0;
+	}
+	return 0;
+}
+
+static __always_inline void no_text(struct text *text)
+{
+	text->len = 0;
+	text->flags = 0;
+	text->total = 0;
 }
 
 static __always_inline bool unlinked(struct dentry *dentry)
 {
 	return BPF_CORE_READ(dentry, d_hash.pprev) == 0;
+}
+
+static __always_inline void fill_file(struct file_id *id, struct inode *inode)
+{
+	id->inode = BPF_CORE_READ(inode, i_ino);
+	id->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	id->reserved = 0;
+}
+
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
+
+// upper tells whether an inode of an overlay has a file in the upper layer. struct ovl_inode, which may be a module's
+// and so without relocations, has that dentry behind its struct inode (fs/overlayfs/ovl_entry.h).
+static __always_inline bool upper(struct inode *inode)
+{
+	if (BPF_CORE_READ(inode, i_sb, s_magic) != OVERLAYFS_SUPER_MAGIC)
+		return false;
+	struct dentry *dentry = 0;
+	bpf_probe_read_kernel(&dentry, sizeof(dentry), (void *)inode + bpf_core_type_size(struct inode));
+	return dentry != 0;
 }

@@ -11,7 +11,7 @@
 #define PAYLOAD_MAX 4096
 #define UNIX_PATH_MAX 108
 
-// The kinds of records: those of event.Kind, and CGROUP for the agent's own use.
+// The kinds of records: those of event.Kind, and at the end those that are no kind of event by themselves.
 enum kind {
 	PROCESS_EXEC = 1,
 	PROCESS_FORK = 2,
@@ -20,21 +20,59 @@ enum kind {
 	NET_CONNECT = 5,
 	DNS_QUERY = 6,
 	DNS_RESPONSE = 7,
-	CGROUP_MKDIR = 8,
-	KIND_COUNT = 9,
+	PROCESS_SETID = 11,
+	PROCESS_PTRACE = 12,
+	PROCESS_DUP = 13,
+	PROCESS_NAMESPACE = 14,
+	FILE_RENAME = 15,
+	FILE_LINK = 16,
+	FILE_SYMLINK = 17,
+	FILE_UNLINK = 18,
+	FILE_CHMOD = 19,
+	FILE_CHOWN = 20,
+	FS_MOUNT = 21,
+	FS_UMOUNT = 22,
+	MEMORY_MAP = 23,
+	MEMORY_PROTECT = 24,
+	MEMORY_VM_READ = 25,
+	MEMORY_VM_WRITE = 26,
+	MEMORY_MEMFD = 27,
+	MEMORY_USERFAULTFD = 28,
+	MODULE_LOAD = 29,
+	BPF_LOAD = 30,
+	IOURING_SETUP = 31,
+	NET_SOCKET = 32,
+	NET_ACCEPT = 33,
+	NET_BIND = 34,
+	NET_LISTEN = 35,
+	NET_SEND = 36,
+	EVENT_KINDS = 37,
+	CGROUP_MKDIR = 38,
+	KIND_COUNT = 39,
 };
 
 // Bits of header.flags.
 enum record_flag {
 	FLAG_ARGS_CUT = 1 << 0,
-	FLAG_CWD_CUT = 1 << 1,
-	FLAG_ENV_CUT = 1 << 2,
-	FLAG_EXE_CUT = 1 << 3,
-	FLAG_SCRIPT_CUT = 1 << 4,
-	FLAG_PATH_CUT = 1 << 5,
-	FLAG_PAYLOAD_CUT = 1 << 6,
-	FLAG_DELETED = 1 << 8,     // the file had no name any more
-	FLAG_UNVERIFIED = 1 << 9,  // read from the caller's memory
+	FLAG_ENV_CUT = 1 << 1,
+	FLAG_PAYLOAD_CUT = 1 << 2,
+	FLAG_DELETED = 1 << 3,     // the file had no name any more
+	FLAG_UPPER = 1 << 4,       // the file is in the upper layer of an overlay
+	FLAG_UNVERIFIED = 1 << 5,  // something outside of texts was read from the caller's memory
+};
+
+// Bits of text.flags.
+enum text_flag {
+	TEXT_PATH = 1 << 0,        // components, each ended by a NUL byte, from the last one up to the root; else a string
+	TEXT_CUT = 1 << 1,         // there is more than len
+	TEXT_UNVERIFIED = 1 << 2,  // read from the caller's memory
+};
+
+// text is a section that may be cut: a string without its NUL byte, or a path.
+struct text {
+	u16 len;
+	u16 flags;
+	u32 total;  // length before it was cut; 0 is unknown. Of a path, that of its components with a byte for each
 };
 
 // task says which process did it, and as whom.
@@ -51,9 +89,11 @@ struct header {
 	u64 time;      // ns since boot
 	u64 sequence;  // 1, 2, … of the records this CPU made, those that were dropped included
 	u32 cpu;
+	u32 size;  // of the record, where it is kept before it is handed on
+	s32 result;  // errno
 	u16 kind;
 	u16 flags;
-	s32 result;  // errno
+	u32 call;  // the system call, where a kind has several: see each kind
 	u32 reserved;
 	struct task task;
 };
@@ -64,17 +104,35 @@ struct parent {
 	u32 reserved;
 };
 
-// Paths are sequences of components, each ended by a NUL byte, from the last one up to the root.
+// file_id identifies a file.
+struct file_id {
+	u64 inode;
+	u32 device;
+	u32 reserved;
+};
+
+// socket_info is what is known of a socket. Addresses are in network order; of AF_INET the first four bytes count.
+struct socket_info {
+	u16 family;
+	u16 type;
+	u16 protocol;
+	u16 remote_port;
+	u16 local_port;
+	u16 reserved[3];
+	u8 remote[16];
+	u8 local[16];
+};
+
 struct exec_record {
-	struct header header;
+	struct header header;  // FLAG_DELETED and FLAG_UPPER are of the executable
 	struct parent parent;
 	u32 args_total;  // length before it was cut
 	u32 args_len;    // NUL-ended arguments
 	u32 env_len;     // NUL-ended NAME=value, all of them
-	u16 exe_len;     // components
-	u16 cwd_len;     // components
-	u16 script_len;  // one string with its NUL byte, as execve(2) was given it; 0 when no script
-	u16 reserved[3];
+	u32 reserved;
+	struct text exe;
+	struct text cwd;
+	struct text script;  // as execve(2) was given it; empty when no script
 };
 
 struct fork_record {
@@ -88,50 +146,151 @@ struct exit_record {
 	u32 reserved;
 };
 
-struct open_record {
+// file_record is of all file.* kinds, and of an exec that failed.
+struct file_record {
 	struct header header;
-	u64 inode;
-	u32 device;
+	struct file_id file;
 	u32 open_flags;
-	u16 path_len;  // components; with FLAG_UNVERIFIED, one string with its NUL byte
-	u16 reserved[3];
+	u32 rename_flags;
+	u32 mode;      // file.chmod
+	u32 uid, gid;  // file.chown: -1 leaves it
+	u32 directory; // file.unlink: it is one
+	struct text path;
+	struct text target;
 };
 
-struct connect_record {
+// Indices of setid_record.ids, and bits of known.
+enum id_index { ID_UID, ID_EUID, ID_SUID, ID_FSUID, ID_GID, ID_EGID, ID_SGID, ID_FSGID, ID_COUNT };
+
+struct setid_record {
 	struct header header;
-	u16 family;
-	u16 type;
-	u16 protocol;
-	u16 remote_port;
-	u16 local_port;
-	u16 path_len;  // AF_UNIX: bytes of sun_path; a leading NUL byte is the abstract namespace
-	u16 reserved[2];
-	u8 remote[16];
-	u8 local[16];
+	u32 known;  // bits by index: what was asked for
+	u32 ids[ID_COUNT];
+	u32 reserved;
+};
+
+// target_record is of process.ptrace, memory.vm_read and memory.vm_write.
+struct target_record {
+	struct header header;
+	struct task target;  // pid 0: not found
+	u64 request;         // ptrace's request, process_vm_*'s flags
+	u32 pid;             // as the caller gave it
+	u32 reserved;
+};
+
+struct dup_record {
+	struct header header;
+	s32 old_fd, new_fd;
+	struct socket_info socket;
+	struct text path;
+};
+
+struct namespace_record {
+	struct header header;
+	u64 inode;
+	u32 flags;
+	u32 reserved;
+};
+
+// mount_record is of fs.mount and fs.umount.
+struct mount_record {
+	struct header header;
+	u32 flags;
+	u32 reserved;
+	struct text source;
+	struct text target;
+	struct text type;
+};
+
+enum region { REGION_UNKNOWN, REGION_FILE, REGION_ANONYMOUS, REGION_STACK, REGION_HEAP };
+
+// memory_record is of memory.map, memory.protect, memory.memfd and memory.userfaultfd.
+struct memory_record {
+	struct header header;
+	struct file_id file;
+	u64 address, length;
+	u32 protection;
+	u32 flags;
+	u32 region;
+	u32 reserved;
+	struct text path;  // memory.memfd: its name
+};
+
+struct module_record {
+	struct header header;
+	struct file_id file;
+	u32 flags;
+	u32 reserved;
+	struct text path;
+	struct text name;
+};
+
+struct bpf_record {
+	struct header header;
+	u32 type;
+	u32 instructions;
+	u32 id;
+	u32 reserved;
+	char name[16];
+};
+
+struct iouring_record {
+	struct header header;
+	u32 entries;
+	u32 flags;
+};
+
+// net_record is of all net.* kinds.
+struct net_record {
+	struct header header;
+	struct socket_info socket;
+	u32 backlog;  // net.listen
+	u32 reserved;
+	struct text path;  // AF_UNIX: bytes of sun_path; a leading NUL byte is the abstract namespace
 };
 
 struct dns_record {
 	struct header header;
-	u16 family;
-	u16 type;
-	u16 protocol;
-	u16 remote_port;
-	u16 local_port;
-	u16 payload_len; // over TCP: messages with their length prefixes
-	u16 reserved[2];
-	u8 remote[16];
-	u8 local[16];
+	struct socket_info socket;
+	u32 payload_len; // over TCP: messages with their length prefixes
+	u32 reserved;
 };
 
 struct cgroup_record {
 	struct header header;  // task.cgroup is the new cgroup
-	u16 path_len;          // one string with its NUL byte, relative to the hierarchy's root
-	u16 reserved[3];
+	struct text path;      // relative to the hierarchy's root
 };
 
-// counters of one kind, per CPU. What is attempted is either delivered or in one of the others.
+// kind_counters are of one kind, per CPU. What is attempted is either delivered or in one of the others.
 struct kind_counters {
 	u64 attempted;
-	u64 ring_full;   // no room in the ring buffer
-	u64 state_full;  // no room to remember a system call until its exit
+	u64 ring_full;    // no room in the ring buffer
+	u64 state_full;   // no room to remember a system call until its exit
+	u64 throttled;    // its cgroup made too many
+	u64 filtered;     // the settings leave it out
+};
+
+// settings may change while the programs run.
+struct settings {
+	u64 kinds;           // bits by kind: what is wanted
+	u64 connect_window;  // ns in which a connect to the same address is left out; 0: never
+	u32 open_all;        // file.open also for reading
+	u32 watched;         // how many prefixes are in the map of that name
+	u32 ignored;         // how many executables are in the map of that name
+	u32 throttle;        // events that a cgroup may make in a second; 0: any number
+};
+
+#define WATCHED_MAX 127
+
+// watched_key is a path's beginning, for a trie of prefixes.
+struct watched_key {
+	u32 bits;
+	u8 path[WATCHED_MAX + 1];
+};
+
+// throttle_state is of one cgroup.
+struct throttle_state {
+	u64 window;  // when the second began
+	u64 count;   // events since
+	u64 dropped[KIND_COUNT];
 };

@@ -1,0 +1,58 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// The maps and types that all programs share, and what runs the handlers of 32-bit system calls on the tracepoint rung.
+
+#include "syscall.h"
+
+// compat_calls holds the handlers by the number of the system call.
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 512);
+	__type(key, u32);
+	__type(value, u32);
+} compat_calls SEC(".maps");
+
+// compat_exit runs at the exit of every system call, as those of 32-bit callers have no tracepoints of their own.
+SEC("tp_btf/sys_exit")
+int compat_exit(unsigned long long *ctx)
+{
+	if (!compat())
+		return 0;
+	bpf_tail_call(ctx, &compat_calls, call_number());
+	return 0;
+}
+
+// The Go types are generated from these.
+const struct text *text_type __attribute__((unused));
+const struct task *task_type __attribute__((unused));
+const struct header *header_type __attribute__((unused));
+const struct parent *parent_type __attribute__((unused));
+const struct file_id *file_id_type __attribute__((unused));
+const struct socket_info *socket_info_type __attribute__((unused));
+const struct exec_record *exec_record_type __attribute__((unused));
+const struct fork_record *fork_record_type __attribute__((unused));
+const struct exit_record *exit_record_type __attribute__((unused));
+const struct file_record *file_record_type __attribute__((unused));
+const struct setid_record *setid_record_type __attribute__((unused));
+const struct target_record *target_record_type __attribute__((unused));
+const struct dup_record *dup_record_type __attribute__((unused));
+const struct namespace_record *namespace_record_type __attribute__((unused));
+const struct mount_record *mount_record_type __attribute__((unused));
+const struct memory_record *memory_record_type __attribute__((unused));
+const struct module_record *module_record_type __attribute__((unused));
+const struct bpf_record *bpf_record_type __attribute__((unused));
+const struct iouring_record *iouring_record_type __attribute__((unused));
+const struct net_record *net_record_type __attribute__((unused));
+const struct dns_record *dns_record_type __attribute__((unused));
+const struct cgroup_record *cgroup_record_type __attribute__((unused));
+const struct kind_counters *kind_counters_type __attribute__((unused));
+const struct settings *settings_type __attribute__((unused));
+const struct watched_key *watched_key_type __attribute__((unused));
+const struct throttle_state *throttle_state_type __attribute__((unused));
+const enum kind *kind_type __attribute__((unused));
+const enum record_flag *record_flag_type __attribute__((unused));
+const enum text_flag *text_flag_type __attribute__((unused));
+const enum id_index *id_index_type __attribute__((unused));
+const enum region *region_type __attribute__((unused));

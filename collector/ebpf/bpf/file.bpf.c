@@ -1,0 +1,8 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// The file.* kinds.
+
+#include "syscall.h"
+#include "open.h"

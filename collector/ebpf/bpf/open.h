@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// file.open. Where kernel functions can be probed it is do_filp_open, which every way to open by name ends in, that of
+// 32-bit callers and of io_uring too: it has the kernel's copy of the name and of the flags. Else it is the exits of
+// the system calls: the file is taken from the descriptor that was made; only a failed open's name and flags are
+// read from the caller.
+#pragma once
+
+#include "syscall.h"
+#include "watch.h"
+
+#define O_ACCMODE 3
+#define O_WRONLY 1
+#define O_CREAT 0100
+#define O_TRUNC 01000
+#define O_TMPFILE_BIT 020000000
+#define O_PATH 010000000
+#define FMODE_EXEC 0x20 // include/linux/fs.h: among the flags when a program is opened to be run
+#ifdef __TARGET_ARCH_x86
+#define O_LARGEFILE 0100000
+#else
+#define O_LARGEFILE 0400000
+#endif
+
+// writes tells flags that may change a file or make one.
+static __always_inline bool writes(u32 flags)
+{
+	return !(flags & O_PATH) && ((flags & O_ACCMODE) || (flags & (O_CREAT | O_TRUNC | O_TMPFILE_BIT)));
+}
+
+// boring tells the character devices null, zero and full: opened for writing all the time, and to no effect.
+static __always_inline bool boring(struct inode *inode)
+{
+	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFCHR)
+		return false;
+	u32 device = BPF_CORE_READ(inode, i_rdev), minor = device & 0xfffff;
+	return device >> 20 == 1 && (minor == 3 || minor == 5 || minor == 7);
+}
+
+// looked_at tells whether an open with such flags may be one to record. One for reading is decided by its path.
+static __always_inline bool looked_at(u32 flags)
+{
+	if (flags & (O_PATH | FMODE_EXEC))
+		return false;
+	struct settings *set = get_settings();
+	return writes(flags) || (set && (set->open_all || set->watched));
+}
+
+// opening is what is known of an open: the file, or when it failed its name, in the kernel's memory or the caller's.
+struct opening {
+	s32 errno;
+	u32 flags;
+	struct file *file;
+	const char *kernel;
+	u64 user;
+};
+
+// opened records an open.
+static __noinline int opened(enum rung rung, struct opening *o)
+{
+	struct task_struct *task = actor();
+	struct file *file = o->file;
+	u32 flags = o->flags;
+	if (!wanted(FILE_OPEN, task) || (file && boring(BPF_CORE_READ(file, f_inode))))
+		return 0;
+	struct scratch *s = get_scratch(rung, FILE_OPEN);
+	if (!s)
+		return 0;
+	struct file_record *r = (void *)s->bytes;
+	__builtin_memset(r, 0, sizeof(*r));
+	s->used = sizeof(*r);
+	head(&r->header, FILE_OPEN, o->errno);
+	fill_task(&r->header.task, task);
+	bool reads = !writes(flags);
+	if (!reads && throttled(FILE_OPEN, r->header.task.cgroup)) {
+		put_scratch(rung, s);
+		return 0;
+	}
+	r->open_flags = flags & ~O_LARGEFILE;
+	if (file) {
+		struct inode *inode = BPF_CORE_READ(file, f_inode);
+		fill_file(&r->file, inode);
+		if (upper(inode))
+			flag(s, FLAG_UPPER);
+		append_file_path(s, &r->path, file);
+	} else if (o->kernel) {
+		append_string(s, &r->path, o->kernel);
+	} else {
+		append_user(s, &r->path, o->user);
+	}
+	if (reads && !watched_text(s, &r->path)) {
+		count(FILE_OPEN, filtered);
+		put_scratch(rung, s);
+		return 0;
+	}
+	if (reads && throttled(FILE_OPEN, r->header.task.cgroup)) {
+		put_scratch(rung, s);
+		return 0;
+	}
+	finish_scratch(rung, s, FILE_OPEN);
+	return 0;
+}
+
+static __always_inline bool filp_open_wants(unsigned long long *args)
+{
+	return looked_at(BPF_CORE_READ((struct open_flags *)args[2], open_flag));
+}
+
+CALL(filp_open, FILE_OPEN, 3)
+{
+	struct filename *name = (void *)args[1];
+	u32 flags = BPF_CORE_READ((struct open_flags *)args[2], open_flag);
+	if (!looked_at(flags))
+		return 0;
+	struct opening o = {.errno = errno_of(ret), .flags = flags, .kernel = BPF_CORE_READ(name, name)};
+	if (o.errno == 0)
+		o.file = (void *)ret;
+	return opened(rung, &o);
+}
+
+// by_descriptor records an open by what it returned. The flags of openat2 are in the caller's memory, which may have
+// changed: the file that was made knows better.
+static __always_inline int by_descriptor(long ret, u64 path, u32 flags)
+{
+	struct file *file = ret >= 0 ? file_of(ret) : 0;
+	if (file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE && !(flags & O_ACCMODE))
+		flags |= BPF_CORE_READ(file, f_flags) & O_ACCMODE;
+	struct opening o = {.errno = errno_of(ret), .flags = flags, .file = file, .user = path};
+	return looked_at(flags) ? opened(TRACEPOINT, &o) : 0;
+}
+
+TRACED(open)
+{
+	return by_descriptor(ret, arg(0), arg(1));
+}
+
+TRACED(creat)
+{
+	return by_descriptor(ret, arg(0), O_CREAT | O_TRUNC | O_WRONLY);
+}
+
+TRACED(openat)
+{
+	return by_descriptor(ret, arg(1), arg(2));
+}
+
+TRACED(openat2)
+{
+	u64 flags = 0;
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)arg(2));
+	return by_descriptor(ret, arg(1), flags);
+}

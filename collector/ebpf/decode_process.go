@@ -1,0 +1,97 @@
+package ebpf
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+func (d *decoder) exec(record []byte) error {
+	r, rest, err := take[commonExecRecord](record)
+	if err != nil {
+		return err
+	}
+	flags := commonRecordFlag(r.Header.Flags)
+	s := sections{rest: rest}
+	args := s.next(r.ArgsLen)
+	env := s.next(r.EnvLen)
+	exe, cwd, script := s.text(r.Exe), s.text(r.Cwd), s.text(r.Script)
+	if s.short {
+		return fmt.Errorf("sections exceed %d bytes", len(record))
+	}
+	p := &d.process
+	p.PPID, p.ParentStart = r.Parent.Pid, r.Parent.Start
+	p.Args = event.Argv(d.strings.get(args))
+	if flags&commonRecordFlagFLAG_ARGS_CUT != 0 {
+		p.ArgsLength = r.ArgsTotal
+		p.Truncated |= event.FieldArgs
+	}
+	p.Env = event.Environ(d.strings.get(d.loaderVariables(env)))
+	if flags&commonRecordFlagFLAG_ENV_CUT != 0 {
+		p.Truncated |= event.FieldEnv
+	}
+	p.Exe = d.show(exe, event.FieldExe, &p.Truncated, &p.ExeLength)
+	p.ExeDeleted = flags&commonRecordFlagFLAG_DELETED != 0
+	p.ExeUpperLayer = flags&commonRecordFlagFLAG_UPPER != 0
+	p.Cwd = d.show(cwd, event.FieldCwd, &p.Truncated, &p.CwdLength)
+	p.Script = d.script(script.bytes)
+	if script.cut() || relative(script.bytes) && cwd.cut() {
+		p.Truncated |= event.FieldScript
+	}
+	return nil
+}
+
+func (d *decoder) fork(record []byte) error {
+	r, _, err := take[commonForkRecord](record)
+	if err != nil {
+		return err
+	}
+	d.process.PPID, d.process.ParentStart = r.Parent.Pid, r.Parent.Start
+	return nil
+}
+
+func (d *decoder) exit(record []byte) error {
+	r, _, err := take[commonExitRecord](record)
+	if err != nil {
+		return err
+	}
+	d.process.Exit = event.ExitFromStatus(r.Status)
+	return nil
+}
+
+// loaderVariables picks out of an environment the variables that make the dynamic loader run other code. Nothing else of
+// it leaves this function.
+func (d *decoder) loaderVariables(env []byte) []byte {
+	d.path = d.path[:0]
+	for rest := env; len(rest) > 0; {
+		end := bytes.IndexByte(rest, 0) + 1
+		if end == 0 { // cut
+			end = len(rest)
+		}
+		variable := rest[:end]
+		rest = rest[end:]
+		if bytes.HasPrefix(variable, []byte("LD_PRELOAD=")) || bytes.HasPrefix(variable, []byte("LD_LIBRARY_PATH=")) {
+			d.path = append(d.path, variable...)
+		}
+	}
+	return d.path
+}
+
+// script makes execve's file name absolute. A name below /dev/fd is what the kernel gives a script that was run by
+// its descriptor; it stays as it is.
+func (d *decoder) script(name []byte) string {
+	if !relative(name) {
+		return d.strings.get(name)
+	}
+	name = bytes.TrimPrefix(name, []byte("./"))
+	d.path = append(d.path[:0], d.process.Cwd...)
+	if !strings.HasSuffix(d.process.Cwd, "/") {
+		d.path = append(d.path, '/')
+	}
+	d.path = append(d.path, name...)
+	return d.strings.get(d.path)
+}
+
+func relative(name []byte) bool { return len(name) > 0 && name[0] != '/' }

@@ -1,0 +1,139 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+)
+
+// hook is one program and the place it is attached to.
+type hook struct {
+	program string
+	// function is the kernel function of a program that is loaded for it; empty for other programs.
+	function string
+	// tracepoint is the typed tracepoint that must be there; empty for other programs.
+	tracepoint string
+	attach     func(*Source, *ebpf.Program) (io.Closer, error)
+	need       need
+}
+
+// need says what it means when the kernel does not have the place.
+type need uint8
+
+const (
+	required need = iota // the rung cannot be used
+	anyOf                // another one of these is enough
+	optional             // nothing
+)
+
+// errNoPlace says that this kernel does not have the place to attach to.
+var errNoPlace = errors.New("not in this kernel")
+
+func oneOf(h hook) hook {
+	if h.need == required {
+		h.need = anyOf
+	}
+	return h
+}
+
+func needOf(p probe) need {
+	if p.optional {
+		return optional
+	}
+	return required
+}
+
+// rawTracepoint is a program that says itself which tracepoint it is for.
+func rawTracepoint(program string) hook {
+	return hook{program: program, attach: func(_ *Source, p *ebpf.Program) (io.Closer, error) {
+		return link.AttachTracing(link.TracingOptions{Program: p})
+	}}
+}
+
+// typedTracepoint is the same for a tracepoint that only some kernels have.
+func typedTracepoint(p probe) hook {
+	h := rawTracepoint(p.handler)
+	h.tracepoint, h.need = p.function, needOf(p)
+	return h
+}
+
+// tracing is a program of the fentry rung.
+func tracing(prefix string, p probe) hook {
+	h := rawTracepoint(prefix + p.handler)
+	h.function, h.need = p.function, needOf(p)
+	return h
+}
+
+// kernelProbe is a program of the kprobe rung.
+func kernelProbe(prefix string, p probe) hook {
+	attach := link.Kprobe
+	if prefix == "kretprobe_" {
+		attach = link.Kretprobe
+	}
+	return hook{program: prefix + p.handler, need: needOf(p),
+		attach: func(_ *Source, program *ebpf.Program) (io.Closer, error) {
+			l, err := attach(p.function, program, nil)
+			if errors.Is(err, os.ErrNotExist) {
+				return nil, fmt.Errorf("%s: %w", p.function, errNoPlace)
+			}
+			return l, err
+		}}
+}
+
+func syscallTracepoint(program, name string) hook {
+	return hook{program: program, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
+		return s.tracefs.attach("syscalls", name, p)
+	}}
+}
+
+// cgroup attaches beside others' programs: a link never replaces one.
+func cgroup(program string, attach ebpf.AttachType) hook {
+	return hook{program: program, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
+		if s.cfg.CgroupRoot == "" {
+			return nil, errors.New("cgroup v2 is not mounted: mount it with `mount -t cgroup2 cgroup2 DIRECTORY`")
+		}
+		return link.AttachCgroup(link.CgroupOptions{Path: s.cfg.CgroupRoot, Attach: attach, Program: p})
+	}}
+}
+
+// compatCall is a handler of a system call's 32-bit form, where the kernel has those of a 64-bit one apart.
+func compatCall(program, name string) []hook {
+	number, ok := compatNumbers[name]
+	if runtime.GOARCH != "amd64" || !ok {
+		return nil
+	}
+	return []hook{{program: program, need: optional, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
+		return s.compat.add(s, number, p)
+	}}}
+}
+
+// syscallFunctions names the functions that handle a system call: that of 64-bit callers first.
+func syscallFunctions(name string) []string {
+	if runtime.GOARCH == "arm64" {
+		return []string{"__arm64_sys_" + name, "__arm64_compat_sys_" + name}
+	}
+	return []string{"__x64_sys_" + name, "__ia32_sys_" + name, "__ia32_compat_sys_" + name}
+}
+
+// there tells whether this kernel has a hook's place, as far as that can be told before it is attached.
+func (h *hook) there(kernel *btf.Spec) error {
+	switch {
+	case h.function != "":
+		var f *btf.Func
+		if err := kernel.TypeByName(h.function, &f); err != nil {
+			return fmt.Errorf("%s: %w", h.function, errNoPlace)
+		}
+	case h.tracepoint != "":
+		var t *btf.Typedef
+		if err := kernel.TypeByName("btf_trace_"+h.tracepoint, &t); err != nil {
+			return fmt.Errorf("tracepoint %s: %w", h.tracepoint, errNoPlace)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+// objects opens the compiled files of programs, which share their maps but for their constants.
+type objects struct {
+	kernel    *btf.Spec
+	types     *btf.Cache
+	variables map[string]any
+	entries   map[string]uint32 // of the maps whose size depends on the host
+	shared    map[string]*ebpf.Map
+}
+
+// openObject is one of them, ready to have its programs loaded.
+type openObject struct {
+	*objects
+	spec      *ebpf.CollectionSpec
+	constants map[string]*ebpf.Map
+}
+
+// openObjects prepares the programs for this host and creates the maps.
+func openObjects(cfg Config) (*objects, error) {
+	types := btf.NewCache()
+	kernel, err := types.Kernel()
+	if err != nil {
+		return nil, fmt.Errorf("load kernel types: %w: the kernel must have BTF (CONFIG_DEBUG_INFO_BTF)", err)
+	}
+	subsys, err := subsystem(kernel, cfg.CgroupController)
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	ringBytes := uint32(4 << 20)
+	if cfg.RingBytes > 0 {
+		ringBytes = uint32(cfg.RingBytes)
+	}
+	slots := uint32(cpus) * (1 + claimed)
+	o := &objects{
+		kernel: kernel, types: types, shared: make(map[string]*ebpf.Map),
+		variables: map[string]any{
+			commonVarSelfPid: uint32(os.Getpid()), commonVarCgroupSubsys: subsys,
+			commonVarCgroupHierarchy: int32(cfg.CgroupHierarchy), commonVarCpus: uint32(cpus),
+			commonVarWakeupBytes: uint64(min(maxWakeup, ringBytes/4)), commonVarPreemptible: preemptible(),
+		},
+		entries: map[string]uint32{commonMapRing: ringBytes, commonMapScratch: slots, commonMapClaims: slots},
+	}
+	if _, err := o.open(object{"common", loadCommon}); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	return o, nil
+}
+
+// claimed is CLAIMED in bpf/common.h.
+const claimed = 3
+
+// preemptible tells whether the kernel may preempt what runs in it, by how it calls itself.
+func preemptible() bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return true
+	}
+	return strings.Contains(unix.ByteSliceToString(name.Version[:]), "PREEMPT")
+}
+
+// subsystem returns the kernel's index of a cgroup v1 controller, -1 for none.
+func subsystem(kernel *btf.Spec, controller string) (int32, error) {
+	if controller == "" {
+		return -1, nil
+	}
+	var ids *btf.Enum
+	if err := kernel.TypeByName("cgroup_subsys_id", &ids); err != nil {
+		return 0, fmt.Errorf("find cgroup controllers: %w", err)
+	}
+	// The hierarchy's name is the controller's but for blkio (include/linux/cgroup_subsys.h).
+	name := controller
+	if name == "blkio" {
+		name = "io"
+	}
+	for _, v := range ids.Values {
+		if v.Name == name+"_cgrp_id" {
+			return int32(v.Value), nil
+		}
+	}
+	return 0, fmt.Errorf("kernel has no cgroup controller %q", controller)
+}
+
+// open reads an object and creates the maps that are not there yet.
+func (o *objects) open(file object) (*openObject, error) {
+	spec, err := file.load()
+	if err != nil {
+		return nil, fmt.Errorf("load %s programs: %w", file.name, err)
+	}
+	for name, value := range o.variables {
+		if v := spec.Variables[name]; v != nil {
+			if err := v.Set(value); err != nil {
+				return nil, fmt.Errorf("set %s: %w", name, err)
+			}
+		}
+	}
+	for name, n := range o.entries {
+		if m := spec.Maps[name]; m != nil {
+			m.MaxEntries = n
+		}
+	}
+	opened := &openObject{objects: o, spec: spec, constants: make(map[string]*ebpf.Map)}
+	created, err := opened.load(nil)
+	if err != nil {
+		return nil, fmt.Errorf("create maps: %w", remedy(err))
+	}
+	for name, m := range created.Maps {
+		switch {
+		case strings.HasPrefix(name, "."):
+			opened.constants[name] = m
+		case o.shared[name] == nil:
+			o.shared[name] = m
+		default: // a duplicate of the shared one's descriptor
+			err = errors.Join(err, m.Close())
+		}
+	}
+	return opened, err
+}
+
+// load makes what the object defines with the maps that are there already.
+func (o *openObject) load(programs map[string]*ebpf.ProgramSpec) (*ebpf.Collection, error) {
+	spec := o.spec.Copy()
+	spec.Programs = programs
+	there := make(map[string]*ebpf.Map)
+	for name := range spec.Maps {
+		if m := o.shared[name]; m != nil {
+			there[name] = m
+		} else if m := o.constants[name]; m != nil {
+			there[name] = m
+		}
+	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: there, Cache: o.types})
+}
+
+// program loads the program of a hook. The caller closes it.
+func (o *openObject) program(h *hook) (*ebpf.Program, error) {
+	spec := o.spec.Programs[h.program]
+	if spec == nil {
+		return nil, fmt.Errorf("no program %s", h.program)
+	}
+	spec = spec.Copy()
+	if h.function != "" {
+		spec.AttachTo = h.function
+	}
+	loaded, err := o.load(map[string]*ebpf.ProgramSpec{h.program: spec})
+	if err != nil {
+		return nil, err
+	}
+	program := loaded.Programs[h.program]
+	delete(loaded.Programs, h.program)
+	loaded.Close()
+	return program, nil
+}
+
+// close releases the descriptors of an object's own maps; its programs keep the maps.
+func (o *openObject) close() error {
+	var errs []error
+	for _, m := range o.constants {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (o *objects) close() error {
+	var errs []error
+	for _, m := range o.shared {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
