@@ -42,7 +42,7 @@ func (s *Source) climb(a *attachment) {
 	rungs := a.rungs()
 	for ; a.rung < len(rungs); a.rung++ {
 		r := &rungs[a.rung]
-		if len(s.cfg.Rungs) > 0 && !slices.Contains(s.cfg.Rungs, r.via) {
+		if len(rungs) > 1 && len(s.cfg.Rungs) > 0 && !slices.Contains(s.cfg.Rungs, r.via) {
 			continue
 		}
 		var err error

@@ -37,7 +37,7 @@ import (
 type Config struct {
 	// Settings are what is observed at first; Apply changes them.
 	Settings Settings
-	// Rungs are the rungs of the ladder that may be used, as SourceState.Via names them; none is all.
+	// Rungs are the rungs that kinds with a choice may be on, as SourceState.Via names them; none is all.
 	Rungs []string
 	// RingBytes is the size of the ring buffer between kernel and agent: a power of two, at least a page. 0 is 4 MiB.
 	RingBytes int

@@ -1,0 +1,64 @@
+package ebpf
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+// forRungs runs a test on each rung of the ladder that this kernel lets kinds be on. What each rung came to is logged
+// in lines that make the table of kinds and kernels. There must be one rung at least.
+func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer)) {
+	t.Helper()
+	needKernel(t)
+	h := findHierarchy(t)
+	won := 0
+	for _, via := range []string{rungFentry, rungKprobe, rungTracepoint} {
+		rung := strings.TrimPrefix(via, "ebpf/")
+		t.Run(rung, func(t *testing.T) {
+			cfg := configFor(t, h)
+			cfg.Rungs = []string{via}
+			cfg.Settings.Off = except(append(kinds, event.ProcessFork, event.ProcessExec, event.ProcessExit))
+			s, err := Open(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kind, reason := off(s, kinds); reason != "" {
+				t.Logf("TASKGUARD-RUNG %s %s %s", kind, rung, reason)
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			won++
+			o := newObserver(h)
+			o.run(t, s)
+			f(t, o)
+			for _, kind := range kinds {
+				if !t.Failed() {
+					t.Logf("TASKGUARD-RUNG %s %s ok", kind, rung)
+				}
+			}
+		})
+	}
+	if won == 0 {
+		t.Errorf("no rung for %v", kinds)
+	}
+}
+
+// except returns the kinds that the kernel's programs can tell of but for some.
+func except(wanted []event.Kind) []event.Kind {
+	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return slices.Contains(wanted, k) })
+}
+
+// off returns the first of kinds that is not observed, and why.
+func off(s *Source, kinds []event.Kind) (event.Kind, string) {
+	for _, state := range s.State() {
+		if slices.Contains(kinds, state.Kind) && !state.Healthy {
+			return state.Kind, state.Reason
+		}
+	}
+	return 0, ""
+}
