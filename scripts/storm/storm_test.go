@@ -12,14 +12,14 @@ import (
 
 func TestStorm(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-n", "20", "-rate", "10000"}, &out, io.Discard); err != nil {
+	if err := run(t.Context(), []string{"-n", "20", "-rate", "10000", "-opens", "7"}, &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	var r result
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if r.PID != os.Getpid() || r.Count != 20 || r.Seconds <= 0 {
+	if r.PID != os.Getpid() || r.Count != 20 || r.Opens != 7 || r.Seconds <= 0 {
 		t.Errorf("result %+v", r)
 	}
 }
