@@ -15,6 +15,8 @@ need auditd auditd audit
 need busybox busybox-static busybox
 need ip iproute2 iproute
 need uuidgen uuid-runtime util-linux
+need redis-server redis-server redis6 # make bench
+need stress-ng stress-ng stress-ng
 need gcc gcc gcc # for the race detector
 [ ${#missing[@]} -gt 0 ] || exit 0
 

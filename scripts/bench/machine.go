@@ -28,6 +28,7 @@ type machine struct {
 	dir      string // all files
 	say      func(string, ...any)
 	noAuditd error // why auditd is not measured
+	redis    *redis
 }
 
 // usage is what a process used during a run.

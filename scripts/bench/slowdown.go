@@ -7,41 +7,54 @@ import (
 	"github.com/taskguard/taskguard/scripts/stack"
 )
 
-// loop is a spawn loop at full speed.
+// loop is work at full speed.
 type loop struct {
-	what  string
-	child string // as storm takes it
-	size  int    // processes
+	what string
+	size int // how often it is done
+	run  func(ctx context.Context, m *machine, size int) (perSecond float64, err error)
 }
 
-// loops lists them: an ordinary program, and the one that makes the most of what observing costs.
-func loops() [2]loop {
-	return [2]loop{
-		{"/bin/true", "/bin/true", 2000},
-		{"a program that only exits", "", 5000},
+// loopCount is how many there are.
+const loopCount = 3
+
+// loops lists them: starting an ordinary program, starting the one that makes the most of what observing costs, and a
+// server that makes many system calls of which none is observed.
+func loops() [loopCount]loop {
+	return [loopCount]loop{
+		{"start /bin/true", 2000, spawning("/bin/true")},
+		{"start a program that only exits", 5000, spawning("")},
+		{"requests to redis", 200_000, requests},
 	}
 }
 
-// speeds are processes a second, by loop.
-type speeds [2]float64
+// spawning starts a program, as storm takes it.
+func spawning(child string) func(context.Context, *machine, int) (float64, error) {
+	return func(ctx context.Context, m *machine, size int) (float64, error) {
+		r, _, err := m.storm(ctx, 0, size, 0, child)
+		return r.PerSecond, err
+	}
+}
+
+// speeds are how often a second, by loop.
+type speeds [loopCount]float64
 
 // slowDown holds how much longer a loop took in each round than it took alone, in percent.
 type slowDown struct {
-	Alone  []float64 // processes a second
+	Alone  []float64 // how often a second
 	Agent  []float64
 	Auditd []float64 // empty when it was not measured
 }
 
 // rounds holds the loops, and what was lost during them.
 type rounds struct {
-	Loops      [2]slowDown
+	Loops      [loopCount]slowDown
 	Lost       uint64 // by the agent
 	LostAuditd uint64
 }
 
 // slowDown runs the loops alone and observed, in turn.
 func (m *machine) slowDown(ctx context.Context) (r *rounds, err error) {
-	m.say("spawn loops at full speed, alone and observed, %d rounds", roundCount)
+	m.say("loops at full speed, alone and observed, %d rounds", roundCount)
 	s, err := m.newStack("rounds")
 	if err != nil {
 		return nil, err
@@ -50,13 +63,17 @@ func (m *machine) slowDown(ctx context.Context) (r *rounds, err error) {
 	if err := s.StartEndpoint(ctx); err != nil {
 		return nil, err
 	}
+	if m.redis, err = startRedis(ctx, m.dir); err != nil {
+		return nil, err
+	}
+	defer func() { err = firstOf(err, m.redis.stop()) }()
 	r = &rounds{}
 	for i := range roundCount + 1 {
 		if err := m.round(ctx, s, r, i); err != nil {
 			return nil, err
 		}
 		if i == 0 { // the first round warms up
-			r.Loops = [2]slowDown{}
+			r.Loops = [loopCount]slowDown{}
 		}
 	}
 	return r, nil
@@ -100,11 +117,9 @@ func (m *machine) round(ctx context.Context, s *stack.Stack, r *rounds, number i
 
 func (m *machine) loop(ctx context.Context) (per speeds, err error) {
 	for i, l := range loops() {
-		r, _, err := m.storm(ctx, 0, l.size, 0, l.child)
-		if err != nil {
+		if per[i], err = l.run(ctx, m, l.size); err != nil {
 			return per, err
 		}
-		per[i] = r.PerSecond
 	}
 	return per, nil
 }

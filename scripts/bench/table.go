@@ -48,7 +48,7 @@ func kernelRows(row rowFunc, s *steadyResult, r *rounds, why error) {
 	row("agent CPU at 1,000 exec/s, enriched and shipped", "<= 3 % of one core",
 		measured("%.1f %%", s.Agent.CPU), peer.cpu)
 	for i, l := range loops() {
-		row("slow-down of a spawn loop at full speed, "+l.what, "<= 3 %", measured("%+.1f %%", median(r.Loops[i].Agent)),
+		row("slow-down at full speed, "+l.what, "<= 3 %", measured("%+.1f %%", median(r.Loops[i].Agent)),
 			peer.slowDown[i])
 	}
 	row("lost events in these runs", "0", measured("%d", s.Agent.Lost+r.Lost), peer.lost)
@@ -61,7 +61,7 @@ func kernelRows(row rowFunc, s *steadyResult, r *rounds, why error) {
 // peerFigures are auditd's.
 type peerFigures struct {
 	cpu, lost, memory string
-	slowDown          [2]string
+	slowDown          [loopCount]string
 }
 
 func auditdFigures(s *steadyResult, r *rounds, why error) peerFigures {
@@ -71,14 +71,15 @@ func auditdFigures(s *steadyResult, r *rounds, why error) peerFigures {
 	if s.Auditd == nil {
 		return peerFigures{cpu: "n/a: " + why.Error()}
 	}
-	return peerFigures{
+	f := peerFigures{
 		cpu:    fmt.Sprintf("%.1f %% (and kauditd %.1f %%)", s.Auditd.CPU, s.KernelPart),
 		lost:   fmt.Sprint(s.Auditd.Lost + r.LostAuditd),
 		memory: fmt.Sprintf("%.0f MB", megabytes(s.Auditd.Memory)),
-		slowDown: [2]string{
-			fmt.Sprintf("%+.1f %%", median(r.Loops[0].Auditd)), fmt.Sprintf("%+.1f %%", median(r.Loops[1].Auditd)),
-		},
 	}
+	for i, l := range r.Loops {
+		f.slowDown[i] = fmt.Sprintf("%+.1f %%", median(l.Auditd))
+	}
+	return f
 }
 
 func pathRows(row rowFunc, p path) {
@@ -110,7 +111,7 @@ func notes(s *steadyResult, r *rounds, p path) string {
 		"stored in %.1f bytes.\n", steadySeconds, s.PerSecond, s.Events, s.WireBytes)
 	for i, l := range loops() {
 		of := r.Loops[i]
-		fmt.Fprintf(&b, "Slow-down, %s: median of %d rounds of %d processes, %.0f/s alone; agent %s", l.what,
+		fmt.Fprintf(&b, "Slow-down, %s: median of %d rounds of %d, %.0f/s alone; agent %s", l.what,
 			roundCount, l.size, median(of.Alone), list(of.Agent))
 		if len(of.Auditd) > 0 {
 			fmt.Fprintf(&b, ", auditd %s", list(of.Auditd))
