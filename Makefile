@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test fuzz bench demo clean
+.PHONY: help build generate generate-check lint test fuzz bench stress demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -54,6 +54,11 @@ bench: build ## Measure the budgets on this machine, beside auditd where it can 
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	@go build -o bin/tools/ ./scripts/bench ./scripts/storm
 	@bin/tools/bench
+
+stress: build ## Run stress-ng's stressors under the agent, STRESS_SECONDS (60) each
+	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
+	@go build -o bin/tools/ ./scripts/stress
+	@bin/tools/stress -seconds "$${STRESS_SECONDS:-60}"
 
 demo: build ## Watch this host through agent and endpoint; DEMO_SECONDS=20 and DEMO_FORMAT=json are understood
 	@go build -o bin/tools/ ./scripts/demo

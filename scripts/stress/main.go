@@ -1,0 +1,140 @@
+// Command stress runs stress-ng's stressors one after another under the agent, for `make stress`, and prints for each what
+// the agent made of it. It ends with exit status 1 when the agent ended by itself, when its memory went beyond the
+// limit, when the ledger did not balance, or when it did not deliver all that it had not lost.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/taskguard/taskguard/scripts/stack"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "stress:", err)
+		os.Exit(1)
+	}
+}
+
+// memoryLimit is what the service may use on a host with less than 8 GB.
+const memoryLimit = 128 << 20
+
+// patience is how long the agent may take to deliver what a stressor left behind.
+const patience = 2 * time.Minute
+
+func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
+	flags := flag.NewFlagSet("stress", flag.ContinueOnError)
+	flags.SetOutput(progress)
+	seconds := flags.Int("seconds", 60, "how long each stressor runs")
+	stressors := flags.String("stressors", "exec,fork,open,sock,mmap,rename", "names of stress-ng's stressors")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("/tmp", "taskguard-stress-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := stack.New("bin", "packaging/agent.yaml", dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := s.StartEndpoint(ctx); err != nil {
+		return err
+	}
+	if err := s.StartAgent(ctx); err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "STRESSOR\tSECONDS\tOBSERVED\tACKED\tLOST, BY CAUSE\tMEMORY")
+	var faults []error
+	for name := range strings.SplitSeq(*stressors, ",") {
+		fmt.Fprintf(progress, "stress: %s for %d s\n", name, *seconds)
+		if err := stress(ctx, s, dir, name, *seconds, table); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(append(faults, table.Flush())...)
+}
+
+// stress runs one stressor and prints its row.
+func stress(ctx context.Context, s *stack.Stack, dir, name string, seconds int, table io.Writer) error {
+	before, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	work := filepath.Join(dir, name)
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "stress-ng", "--"+name, "2", "--timeout", strconv.Itoa(seconds)+"s",
+		"--temp-path", work, "--quiet")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("run stress-ng: %w: %s", err, out)
+	}
+	after, err := s.Delivered(ctx, patience)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, s.Log())
+	}
+	memory, err := peakMemory(s.Agent.PID())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\t%.0f MB\n", name, seconds, after.Ledger.Observed-before.Ledger.Observed,
+		after.Ledger.Acked-before.Ledger.Acked, losses(&before.Ledger, &after.Ledger), float64(memory)/1e6)
+	if !after.Ledger.Balanced() {
+		return fmt.Errorf("the ledger does not balance: %+v", after.Ledger)
+	}
+	if memory > memoryLimit {
+		return fmt.Errorf("the agent used %d bytes of memory, want at most %d", memory, memoryLimit)
+	}
+	return nil
+}
+
+// losses lists what was lost between two ledgers.
+func losses(before, after *stack.Ledger) string {
+	var list []string
+	for _, cause := range slices.Sorted(maps.Keys(after.Lost)) {
+		if more := after.Lost[cause] - before.Lost[cause]; more > 0 {
+			list = append(list, fmt.Sprintf("%s %d", cause, more))
+		}
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+// peakMemory returns the most resident memory that a process has had, in bytes.
+func peakMemory(pid int) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseUint(strings.Fields(value)[0], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("read memory: no VmHWM")
+}
