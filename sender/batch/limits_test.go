@@ -104,7 +104,8 @@ func TestDecompressRefusesBombs(t *testing.T) {
 	}
 }
 
-// Every repeated field of the format that is too long is refused before it is decoded: memory stays below a fraction of what it would take.
+// Every repeated field of the format that is too long is refused before it is decoded: memory stays below a fraction of
+// what it would take.
 func TestDecodeRefusesTooMuch(t *testing.T) {
 	const max = batch.MaxSize / 4
 	refused := map[string][]byte{"bytes": make([]byte, batch.MaxSize+1)}

@@ -41,8 +41,8 @@ func KeepGroup(e *event.Event, group string) {
 	}
 }
 
-// Full fills what v points to: no field has its zero value, numbers have their highest bit set, and no two fields of one
-// struct and type have the same value.
+// Full fills what v points to: no field has its zero value, numbers have their highest bit set, and no two fields of
+// one struct and type have the same value.
 func Full(v any) {
 	m := maker{full: true}
 	m.fill(reflect.ValueOf(v).Elem())
