@@ -226,7 +226,11 @@ func agentText(e *Event) string {
 	case e.Kind == AgentThrottle:
 		return throttleText(a)
 	case e.Kind == AgentLoss:
-		return fmt.Sprintf("%d %s lost: %s/%s", a.Count, a.Lost, Escape(a.Stage), Escape(a.Cause))
+		lost := "events"
+		if a.Lost != 0 {
+			lost = a.Lost.String()
+		}
+		return fmt.Sprintf("%d %s lost: %s/%s", a.Count, lost, Escape(a.Stage), Escape(a.Cause))
 	}
 	healthy := 0
 	for _, s := range a.Sources {
