@@ -24,7 +24,7 @@ type Ledger struct {
 }
 
 // maxLosses bounds the kinds of loss that are told apart; what exceeds them is counted as other/other.
-const maxLosses = 256
+const maxLosses = 1024
 
 // counts is a number of events by kind.
 type counts [event.KindCount]uint64
@@ -46,6 +46,31 @@ func (c *counts) byKind() map[event.Kind]uint64 {
 		}
 	}
 	return m
+}
+
+// sparse is counts without the zeros: a batch has few of the kinds, and there are many batches.
+type sparse []kindCount
+
+type kindCount struct {
+	n    uint64
+	kind event.Kind
+}
+
+func (c *counts) sparse() sparse {
+	var s sparse
+	for kind, n := range c {
+		if n > 0 {
+			s = append(s, kindCount{n, event.Kind(kind)})
+		}
+	}
+	return slices.Clip(s)
+}
+
+func (s sparse) counts() (c counts) {
+	for _, of := range s {
+		c[of.kind] = of.n
+	}
+	return c
 }
 
 // known maps kinds that this version does not know to 0.
@@ -75,11 +100,11 @@ type ledger struct {
 	// the earlier runs that observed what was recovered.
 	told uint64
 	// inSpool has the batches of this run that are in the spool, by sequence.
-	inSpool map[uint64]counts
+	inSpool map[uint64]sparse
 }
 
 func newLedger(recovered uint64) ledger {
-	l := ledger{lost: make(map[lossKey]*lossCount), inSpool: make(map[uint64]counts)}
+	l := ledger{lost: make(map[lossKey]*lossCount), inSpool: make(map[uint64]sparse)}
 	l.observe(0, recovered)
 	l.spooled, l.told = recovered, recovered
 	return l
@@ -115,16 +140,15 @@ func (l *ledger) loseAll(c counts, stage, cause string) {
 func (l *ledger) spool(sequence uint64, c counts) {
 	l.open -= c.total()
 	l.spooled += c.total()
-	l.inSpool[sequence] = c
+	l.inSpool[sequence] = c.sparse()
 }
 
 // unspool takes a batch of n events out of the spool: as acknowledged, unless there is a cause why it is lost.
 func (l *ledger) unspool(sequence, n uint64, ownEpoch bool, stage, cause string) {
-	c, known := l.inSpool[sequence]
-	if ownEpoch && known {
+	c := counts{0: n}
+	if kinds, known := l.inSpool[sequence]; ownEpoch && known {
 		delete(l.inSpool, sequence)
-	} else {
-		c = counts{0: n}
+		c = kinds.counts()
 	}
 	l.spooled -= c.total()
 	if cause == "" {

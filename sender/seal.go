@@ -111,7 +111,7 @@ func (s *Sender) seal(next handedOver) {
 		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
 		return
 	}
-	s.live.publish(s.frame)
+	s.live.publish(s.frame, c)
 	if s.store(c, told) {
 		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
 		s.cfg.OnSeal(next.at)

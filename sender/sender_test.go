@@ -444,12 +444,29 @@ func TestSubscribers(t *testing.T) {
 		}
 		wantNumbers(t, r, 0, sent) // a slow subscriber delays nobody
 		for i := range subscriberQueue {
-			if b := decode(t, r.codec, <-slow); b.ID.Sequence != uint64(i+1) {
-				t.Errorf("frame %d is batch %d", i, b.ID.Sequence)
+			frame := <-slow
+			if b := decode(t, r.codec, frame.Data); b.ID.Sequence != uint64(i+1) || frame.Missed != nil {
+				t.Errorf("frame %d is batch %d, %v missed before it", i, b.ID.Sequence, frame.Missed)
 			}
 		}
-		cancel()
-		cancel()
+		s.Emit(opened(sent))
+		synctest.Wait()
+		// The next frame tells what is missing before it, and whoever leaves what is missing after the last one.
+		if frame := <-slow; frame.Missed[event.FileOpen] != 5 || len(frame.Missed) != 1 {
+			t.Errorf("%v missed before the next frame, want 5 opens", frame.Missed)
+		}
+		for i := range subscriberQueue + 2 {
+			s.Emit(opened(sent + 1 + i))
+			synctest.Wait()
+		}
+		if missed := cancel(); missed[event.FileOpen] != 2 || len(missed) != 1 {
+			t.Errorf("%v missed at the end, want 2 opens", missed)
+		}
+		if missed := cancel(); missed != nil {
+			t.Errorf("%v missed after cancel", missed)
+		}
+		for range slow { // what was sent before is still there
+		}
 		if _, open := <-slow; open {
 			t.Error("channel open after cancel")
 		}

@@ -56,39 +56,73 @@ func hint(err error) string {
 	return ""
 }
 
+// eventsConfig is what the flags of events say.
+type eventsConfig struct {
+	socket       string
+	json, follow bool
+	kinds        []string
+	record       string
+	maxBytes     string
+}
+
 func eventsCommand() *cobra.Command {
-	var socket string
-	var asJSON, follow bool
-	var kinds []string
+	var c eventsConfig
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Show what the running agent observed last, or follow it live",
+		Short: "Show what the running agent observed last, follow it live, or record it",
 		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := parseKinds(kinds); err != nil {
-				return usageError{err}
-			}
-			query := url.Values{"kind": kinds}
-			if follow {
-				query.Set("follow", "1")
-			}
-			body, err := getLocal(cmd.Context(), socket, "/v1/events?"+query.Encode())
-			if err != nil {
-				return err
-			}
-			defer body.Close()
-			err = printEvents(cmd.OutOrStdout(), body, asJSON)
-			if cmd.Context().Err() != nil { // the operator has seen enough
-				return nil
-			}
-			return err
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
-	addSocketFlag(cmd, &socket)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "show events as they are sealed, until interrupted")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
-	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only events of this `kind` (repeatable)")
+	addSocketFlag(cmd, &c.socket)
+	f := cmd.Flags()
+	f.BoolVarP(&c.follow, "follow", "f", false, "show events as they are sealed, until interrupted")
+	f.BoolVar(&c.json, "json", false, "print one JSON object a line")
+	f.StringSliceVar(&c.kinds, "kind", nil, "only events of this `kind` (repeatable)")
+	f.StringVar(&c.record, "record", "", "write events as they are sealed to a new `file`, for replay, until interrupted")
+	f.StringVar(&c.maxBytes, "max-bytes", "1GiB", "end the recording at this `size`")
 	return cmd
+}
+
+func (c *eventsConfig) run(cmd *cobra.Command) error {
+	if _, err := parseKinds(c.kinds); err != nil {
+		return usageError{err}
+	}
+	maxBytes, err := parseBytes(c.maxBytes)
+	if err != nil || maxBytes <= 0 {
+		return usageError{fmt.Errorf("--max-bytes %q: want a size, such as 64MiB", c.maxBytes)}
+	}
+	if c.record != "" && c.json {
+		return usageError{errors.New("--record excludes --json: what is recorded is JSON, in the file")}
+	}
+	query := url.Values{"kind": c.kinds}
+	if c.follow || c.record != "" {
+		query.Set("follow", "1")
+	}
+	body, err := getLocal(cmd.Context(), c.socket, "/v1/events?"+query.Encode())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if c.record != "" {
+		r, err := newRecording(c.record, maxBytes, terminal(cmd.ErrOrStderr()))
+		if err != nil {
+			return err
+		}
+		return record(cmd.Context(), body, r, cmd.OutOrStdout())
+	}
+	err = printEvents(cmd.OutOrStdout(), body, c.json)
+	if cmd.Context().Err() != nil { // the operator has seen enough
+		return nil
+	}
+	return err
+}
+
+// terminal returns w if it is one, else nil.
+func terminal(w io.Writer) io.Writer {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return w
+	}
+	return nil
 }
 
 // printEvents copies a stream of JSON lines, or shows it as a table.
@@ -127,6 +161,5 @@ func paint(on bool, color, text string) string {
 
 // useColor says whether out is a terminal whose user wants colours (no-color.org).
 func useColor(out io.Writer) bool {
-	f, ok := out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+	return terminal(out) != nil && os.Getenv("NO_COLOR") == ""
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -17,7 +18,8 @@ import (
 )
 
 // local serves status and events to this host's root, by HTTP on a unix socket: GET /v1/status is a JSON object, GET
-// /v1/events is one event a line, ?follow=1 those to come instead of the newest ones, ?kind=K (repeated) only those.
+// /v1/events is one event a line, ?follow=1 those to come instead of the newest ones, ?kind=K (repeated) only those. A
+// client that falls behind those to come misses some: an agent.loss event at the stage "live" stands in their place.
 type local struct {
 	server *http.Server
 	agent  *agent
@@ -107,11 +109,33 @@ func (l *local) follow(ctx context.Context, w http.ResponseWriter, out *json.Enc
 		case <-ctx.Done():
 			return
 		case frame, ok := <-frames:
-			if !ok || l.write(out, frame, kinds) != nil {
+			if !ok { // the agent stops
+				_ = l.writeMissed(out, cancel(), kinds) // the client may be gone, and there is nobody else to tell
+				return
+			}
+			if l.writeMissed(out, frame.Missed, kinds) != nil || l.write(out, frame.Data, kinds) != nil {
 				return
 			}
 		}
 	}
+}
+
+// stageLive is where events are lost that a client of this socket was too slow for. They are lost to nobody else.
+const stageLive = "live"
+
+// writeMissed tells of the events that a client missed, as far as it asked for them.
+func (l *local) writeMissed(out *json.Encoder, missed map[event.Kind]uint64, kinds []event.Kind) error {
+	for _, kind := range slices.Sorted(maps.Keys(missed)) {
+		if len(kinds) > 0 && !slices.Contains(kinds, kind) {
+			continue
+		}
+		if err := out.Encode(&event.Event{Time: time.Now(), Kind: event.AgentLoss, Host: &l.agent.host, Agent: &event.Agent{
+			Stage: stageLive, Cause: "client_slow", Lost: kind, Count: missed[kind],
+		}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *local) write(out *json.Encoder, frame []byte, kinds []event.Kind) error {

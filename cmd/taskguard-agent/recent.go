@@ -34,7 +34,7 @@ func (r *recent) follow(ctx context.Context, s *sender.Sender) {
 			if !ok {
 				return
 			}
-			r.add(frame)
+			r.add(frame.Data)
 		}
 	}
 }

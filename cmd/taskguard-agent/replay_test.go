@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/event/eventtest"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
@@ -60,14 +62,42 @@ func endpoint(t *testing.T, cfg *config) *bytes.Buffer {
 }
 
 // What is replayed reaches the endpoint as it was recorded, to the byte.
-func TestReplayIsFaithful(t *testing.T) {
+func TestReplayIsFaithful(t *testing.T) { replayIsFaithful(t, corpus) }
+
+func TestReplayIsFaithfulToEveryKind(t *testing.T) {
+	var recording bytes.Buffer
+	out := json.NewEncoder(&recording)
+	for _, kind := range event.Kinds() {
+		for _, group := range eventtest.Groups() {
+			var e event.Event
+			eventtest.Full(&e)
+			eventtest.KeepGroup(&e, group)
+			e.Kind, e.Target.Exit = kind, event.Exit{}
+			e.Process.ParentID, e.Target.ParentID = e.Process.Ancestors[0].ID, e.Target.Ancestors[0].ID
+			if e.Process.Exit = (event.Exit{}); kind == event.ProcessExit { // no other event tells of it
+				e.Process.Exit = event.Exit{Ended: true, Code: 3}
+			}
+			if err := out.Encode(&e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	file := filepath.Join(t.TempDir(), "recording.jsonl")
+	if err := os.WriteFile(file, recording.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replayIsFaithful(t, file)
+}
+
+func replayIsFaithful(t *testing.T, file string) {
+	t.Helper()
 	cfg := defaultConfig()
 	received := endpoint(t, &cfg)
-	l, err := replayFile(t.Context(), cfg, corpus, slog.New(slog.DiscardHandler))
+	l, err := replayFile(t.Context(), cfg, file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorded, err := os.ReadFile(corpus)
+	recorded, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}

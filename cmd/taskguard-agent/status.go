@@ -149,19 +149,47 @@ func printStatus(out io.Writer, s *status, color bool) error {
 		fmt.Fprintf(w, "\tlost %s\t%d\n", event.Escape(cause), l.Lost[cause])
 	}
 	fmt.Fprintln(w)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return printKinds(out, s, color)
+}
+
+// printKinds gives a line to every kind that something was observed of. The others share one where the same is to be
+// said of them.
+func printKinds(out io.Writer, s *status, color bool) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "KIND\tVIA\tHEALTH\tOBSERVED\tLOST\tREASON")
+	var quiet []string // what is to be said of the others
+	kinds := map[string][]string{}
 	for _, kind := range kindsOf(s) {
 		source, n := s.Sources[kind], s.Kinds[kind]
 		health := paint(color, green, "healthy")
 		switch {
 		case source.Via == "":
-			source.Via, health = "agent", paint(color, green, "healthy")
+			source.Via = "agent"
 		case !source.Healthy:
 			health = paint(color, red, "unhealthy")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, event.Escape(source.Reason))
+		if n != (kindStatus{}) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, event.Escape(source.Reason))
+			continue
+		}
+		say := fmt.Sprintf("nothing observed yet via %s, %s%s", source.Via, health, brackets(source.Reason))
+		if kinds[say] == nil {
+			quiet = append(quiet, say)
+		}
+		kinds[say] = append(kinds[say], kind)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, say := range quiet {
+		if _, err := fmt.Fprintf(out, "\n%s:\n  %s\n", say, strings.Join(kinds[say], ", ")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func uploadText(u sender.Upload, color bool) string {

@@ -131,12 +131,12 @@ func printCounts(w io.Writer, n counts, asJSON bool) error {
 	}
 	var total uint64
 	for _, kind := range slices.Sorted(maps.Keys(n)) {
-		if _, err := fmt.Fprintf(w, "%-16s %12d\n", kind, n[kind]); err != nil {
+		if _, err := fmt.Fprintf(w, "%-20s %12d\n", kind, n[kind]); err != nil {
 			return err
 		}
 		total += n[kind]
 	}
-	_, err := fmt.Fprintf(w, "%-16s %12d\n", "total", total)
+	_, err := fmt.Fprintf(w, "%-20s %12d\n", "total", total)
 	return err
 }
 

@@ -88,7 +88,7 @@ func TestEventsForPeople(t *testing.T) {
 		t.Error("colours, but this is no terminal")
 	}
 	equal(t, "counts", mustCommand(t, "events", "--count", "--data", e.data),
-		"file.open                   1\nprocess.exec                5\ntotal                       6\n")
+		"file.open                       1\nprocess.exec                    5\ntotal                           6\n")
 	equal(t, "counts of some", countEvents(t, e.data, "--host", "host2"), counts{"file.open": 1, "process.exec": 1})
 	e.close(t)
 	equal(t, "from the folder", mustCommand(t, "events", "--data", e.data), served)

@@ -193,7 +193,8 @@ func (f *IOUringFlags) UnmarshalJSON(data []byte) error {
 // PtraceRequest is the first argument of ptrace(2). Its JSON form is the kernel's name for it, or its number.
 type PtraceRequest uint32
 
-// ptraceRequests is from include/uapi/linux/ptrace.h and, from 12 to 33, the architectures': they agree on the names here.
+// ptraceRequests is from include/uapi/linux/ptrace.h and, from 12 to 33, the architectures': they agree on the names
+// here.
 var ptraceRequests = map[PtraceRequest]string{
 	0: "PTRACE_TRACEME", 1: "PTRACE_PEEKTEXT", 2: "PTRACE_PEEKDATA", 3: "PTRACE_PEEKUSR", 4: "PTRACE_POKETEXT",
 	5: "PTRACE_POKEDATA", 6: "PTRACE_POKEUSR", 7: "PTRACE_CONT", 8: "PTRACE_KILL", 9: "PTRACE_SINGLESTEP",

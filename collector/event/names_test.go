@@ -19,7 +19,7 @@ func TestKinds(t *testing.T) {
 	if len(kinds) != event.KindCount-1 {
 		t.Fatalf("%d kinds, want %d", len(kinds), event.KindCount-1)
 	}
-	form := regexp.MustCompile(`^(process|file|net|dns|agent)\.[a-z]+$`)
+	form := regexp.MustCompile(`^(process|file|fs|memory|module|bpf|iouring|net|dns|agent)\.[a-z_]+$`)
 	seen := map[string]bool{}
 	for i, kind := range kinds {
 		if int(kind) != i+1 {
@@ -34,7 +34,7 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%q is parsed as %v (%v)", name, back, err)
 		}
 	}
-	for _, name := range []string{"", "kind(0)", "kind(11)", "Process.Exec", "process.exec ", "process"} {
+	for _, name := range []string{"", "kind(0)", "kind(38)", "Process.Exec", "process.exec ", "process"} {
 		if k, err := event.ParseKind(name); err == nil {
 			t.Errorf("%q is parsed as %v", name, k)
 		}
@@ -83,29 +83,24 @@ func TestTextOfEveryNumber(t *testing.T) {
 		}
 	}
 	for n := range 1 << 16 {
-		family, socketType := event.Family(n), event.SocketType(n)
+		family, socketType, mode := event.Family(n), event.SocketType(n), event.FileMode(n)
 		var f event.Family
 		var s event.SocketType
+		var m event.FileMode
 		law(&family, &f)
 		law(&socketType, &s)
-		if f != family || s != socketType {
-			t.Fatalf("%d comes back as %d and %d", n, f, s)
+		law(&mode, &m)
+		if f != family || s != socketType || m != mode {
+			t.Fatalf("%d comes back as %d, %d and %d", n, f, s, m)
 		}
+		lawSet(t, event.Fields(n))
 	}
 	for n := range 1 << 8 {
-		kind, fields := event.Kind(n), event.Fields(n)
+		kind := event.Kind(n)
 		var k event.Kind
 		law(&kind, &k)
 		if k != kind {
 			t.Fatalf("kind %d comes back as %d", n, k)
-		}
-		text, err := json.Marshal(fields)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var back event.Fields
-		if err := json.Unmarshal(text, &back); err != nil || back != fields {
-			t.Fatalf("fields %s come back as %d (%v), want %d", text, back, err, n)
 		}
 	}
 	for n := range 32 {
@@ -118,32 +113,64 @@ func TestTextOfEveryNumber(t *testing.T) {
 		}
 	}
 	for _, n := range []uint32{0, 1, 2, 3, 1 << 2, 1 << 5, 1 << 23, 1 << 31, 1<<32 - 1, 0x12345678} {
-		flags := event.OpenFlags(n)
-		text, err := json.Marshal(flags)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var back event.OpenFlags
-		if err := json.Unmarshal(text, &back); err != nil || back != flags {
-			t.Errorf("flags %s come back as %#x (%v), want %#x", text, uint32(back), err, n)
-		}
+		lawSet(t, event.OpenFlags(n))
+		lawSet(t, event.RenameFlags(n))
+		lawSet(t, event.MountFlags(n))
+		lawSet(t, event.UmountFlags(n))
+		lawSet(t, event.NamespaceFlags(n))
+		lawSet(t, event.Protection(n))
+		lawSet(t, event.MapFlags(n))
+		lawSet(t, event.MemfdFlags(n))
+		lawSet(t, event.UserfaultfdFlags(n))
+		lawSet(t, event.ModuleFlags(n))
+		lawSet(t, event.IOUringFlags(n))
+		request, program := event.PtraceRequest(n), event.ProgramType(n)
+		law(&request, new(event.PtraceRequest))
+		law(&program, new(event.ProgramType))
+	}
+}
+
+// lawSet checks that a set of bits comes back from its JSON form, and each bit from its own.
+func lawSet[T ~uint16 | ~uint32](t *testing.T, set T) {
+	t.Helper()
+	text, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back T
+	if err := json.Unmarshal(text, &back); err != nil || back != set {
+		t.Errorf("%T %s comes back as %#x (%v), want %#x", set, text, uint32(back), err, uint32(set))
 	}
 }
 
 func TestNames(t *testing.T) {
 	for _, test := range []struct{ got, want string }{
 		{event.Kind(0).String(), "kind(0)"},
-		{event.Kind(event.KindCount).String(), "kind(11)"},
+		{event.Kind(event.KindCount).String(), "kind(38)"},
 		{event.Kind(255).String(), "kind(255)"},
 		{event.Unix.String(), "AF_UNIX"},
 		{event.INET.String(), "AF_INET"},
 		{event.INET6.String(), "AF_INET6"},
-		{event.Family(16).String(), "16"},
+		{event.Family(16).String(), "AF_NETLINK"},
+		{event.Packet.String(), "AF_PACKET"},
+		{event.Family(46).String(), "46"},
 		{event.Stream.String(), "SOCK_STREAM"},
 		{event.Datagram.String(), "SOCK_DGRAM"},
 		{event.SocketType(3).String(), "SOCK_RAW"},
 		{event.SocketType(5).String(), "SOCK_SEQPACKET"},
-		{event.SocketType(10).String(), "10"},
+		{event.SocketType(10).String(), "SOCK_PACKET"},
+		{event.SocketType(7).String(), "7"},
+		{event.PtraceRequest(0).String(), "PTRACE_TRACEME"},
+		{event.PtraceRequest(16).String(), "PTRACE_ATTACH"},
+		{event.PtraceRequest(0x4206).String(), "PTRACE_SEIZE"},
+		{event.PtraceRequest(1<<32 - 1).String(), "4294967295"},
+		{event.ProgramType(2).String(), "BPF_PROG_TYPE_KPROBE"},
+		{event.ProgramType(29).String(), "BPF_PROG_TYPE_LSM"},
+		{event.ProgramType(33).String(), "33"},
+		{event.FileMode(0).String(), "0000"},
+		{event.FileMode(0o4755).String(), "4755"},
+		{event.Address(0).String(), "0x0"},
+		{event.Address(1<<64 - 1).String(), "0xffffffffffffffff"},
 		{event.Device(0).String(), "0:0"},
 		{event.Device(253<<20 | 1).String(), "253:1"},
 		{event.Device(1<<32 - 1).String(), "4095:1048575"},
@@ -176,6 +203,34 @@ func TestOpenFlagNames(t *testing.T) {
 	}
 }
 
+// Each name stands at the place of its bit: the values here are written as the kernel's headers have them.
+func TestFlagNames(t *testing.T) {
+	for _, test := range []struct {
+		flags interface{ Names() []string }
+		want  string
+	}{
+		{event.RenameFlags(1<<0 | 1<<1 | 1<<2), "RENAME_NOREPLACE RENAME_EXCHANGE RENAME_WHITEOUT"},
+		{event.MountFlags(1 | 32 | 256 | 1024), "MS_RDONLY MS_REMOUNT MS_NOSYMFOLLOW MS_NOATIME"},
+		{event.MountFlags(4096 | 8192 | 16384), "MS_BIND MS_MOVE MS_REC"},
+		{event.MountFlags(1<<17 | 1<<18 | 1<<21 | 1<<25), "MS_UNBINDABLE MS_PRIVATE MS_RELATIME MS_LAZYTIME"},
+		{event.UmountFlags(1 | 2 | 4 | 8), "MNT_FORCE MNT_DETACH MNT_EXPIRE UMOUNT_NOFOLLOW"},
+		{event.NamespaceFlags(0x80 | 0x20000), "CLONE_NEWTIME CLONE_NEWNS"},
+		{event.NamespaceFlags(0x02000000 | 0x10000000 | 0x40000000), "CLONE_NEWCGROUP CLONE_NEWUSER CLONE_NEWNET"},
+		{event.Protection(0x1 | 0x2 | 0x4), "PROT_READ PROT_WRITE PROT_EXEC"},
+		{event.Protection(0x01000000 | 0x02000000), "PROT_GROWSDOWN PROT_GROWSUP"},
+		{event.MapFlags(0x02 | 0x10 | 0x20), "MAP_PRIVATE MAP_FIXED MAP_ANONYMOUS"},
+		{event.MapFlags(0x1000 | 0x040000 | 0x100000), "MAP_EXECUTABLE MAP_HUGETLB MAP_FIXED_NOREPLACE"},
+		{event.MemfdFlags(1 | 2 | 8 | 16), "MFD_CLOEXEC MFD_ALLOW_SEALING MFD_NOEXEC_SEAL MFD_EXEC"},
+		{event.UserfaultfdFlags(1 | 0o4000 | 0o2000000), "UFFD_USER_MODE_ONLY O_NONBLOCK O_CLOEXEC"},
+		{event.ModuleFlags(1 | 4), "MODULE_INIT_IGNORE_MODVERSIONS MODULE_INIT_COMPRESSED_FILE"},
+		{event.IOUringFlags(1<<1 | 1<<6 | 1<<12), "IORING_SETUP_SQPOLL IORING_SETUP_R_DISABLED IORING_SETUP_SINGLE_ISSUER"},
+	} {
+		if got := strings.Join(test.flags.Names(), " "); got != test.want {
+			t.Errorf("%T %#x: %s, want %s", test.flags, test.flags, got, test.want)
+		}
+	}
+}
+
 func TestFieldNames(t *testing.T) {
 	for fields, want := range map[event.Fields]string{
 		0:                                    `[]`,
@@ -183,10 +238,11 @@ func TestFieldNames(t *testing.T) {
 		event.FieldCwd | event.FieldEnv:      `["cwd","env"]`,
 		event.FieldExe | event.FieldScript:   `["exe","script"]`,
 		event.FieldPath | event.FieldPayload: `["path","payload"]`,
-		1<<7 | event.FieldArgs:               `["args","0x80"]`,
+		event.FieldTarget | event.FieldName:  `["target","name"]`,
+		1<<10 | event.FieldSource:            `["source","0x400"]`,
 	} {
 		if got, err := json.Marshal(fields); err != nil || string(got) != want {
-			t.Errorf("%#x: %s (%v), want %s", uint8(fields), got, err, want)
+			t.Errorf("%#x: %s (%v), want %s", uint16(fields), got, err, want)
 		}
 	}
 }

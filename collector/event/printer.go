@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -24,7 +23,7 @@ type Printer struct {
 func NewPrinter(w io.Writer, color bool) *Printer { return &Printer{w: w, color: color} }
 
 const (
-	widthKind    = 15
+	widthKind    = 19
 	widthWhere   = 24
 	widthProcess = 22
 	widthWhat    = 200
@@ -53,24 +52,30 @@ func (p *Printer) row(color, when, kind, where, process, what string) {
 		pad(fit(where, widthWhere), widthWhere), pad(process, widthProcess), fit(what, widthWhat))
 }
 
+const dim = "\x1b[2m"
+
+// groupColors has the colours of what needs no other one, by the first word of its kind.
+var groupColors = map[string]string{
+	"process": "\x1b[1m", "memory": "\x1b[1m", "module": "\x1b[1m", "bpf": "\x1b[1m", "iouring": "\x1b[1m",
+	"file": "\x1b[34m", "fs": "\x1b[34m", "net": "\x1b[36m", "dns": "\x1b[35m", "agent": dim,
+}
+
 func colorOf(e *Event) string {
 	switch {
-	case e.Kind == AgentLoss:
+	case e.Kind == AgentLoss, e.Kind == AgentThrottle:
 		return "\x1b[1;31m"
 	case e.Result != 0:
 		return "\x1b[33m"
-	}
-	switch e.Kind {
-	case ProcessExec:
+	case e.Kind == ProcessExec:
 		return "\x1b[32m"
-	case NetConnect:
-		return "\x1b[36m"
-	case DNSQuery, DNSResponse:
-		return "\x1b[35m"
-	case FileOpen:
-		return "\x1b[34m"
+	case e.Kind == ProcessFork, e.Kind == ProcessExit:
+		return dim
 	}
-	return "\x1b[2m"
+	group, _, _ := strings.Cut(e.Kind.String(), ".")
+	if color, ok := groupColors[group]; ok {
+		return color
+	}
+	return dim
 }
 
 func where(e *Event) string {
@@ -100,126 +105,6 @@ func who(p *Process) string {
 	}
 	pid := "[" + strconv.FormatUint(uint64(p.PID), 10) + "]"
 	return fit(Escape(name), widthProcess-len(pid)) + pid // a long name must not hide the pid
-}
-
-// What says in one line what an event's process did, without saying who it was.
-func What(e *Event) string {
-	var s string
-	switch {
-	case e.File != nil:
-		s = Escape(e.File.Path) + " " + strings.Join(e.File.Flags.Names(), "|")
-	case e.Net != nil:
-		s = target(e.Net)
-	case e.DNS != nil:
-		s = dnsText(e.DNS)
-	case e.Agent != nil:
-		s = agentText(e)
-	case e.Process != nil:
-		s = processText(e)
-	}
-	if e.Result != 0 {
-		s += " = " + errnoName(e.Result)
-	}
-	return s
-}
-
-func processText(e *Event) string {
-	p := e.Process
-	switch e.Kind {
-	case ProcessExit:
-		if p.Exit.Signal != 0 {
-			s := "signal " + strconv.Itoa(int(p.Exit.Signal))
-			if p.Exit.CoreDumped {
-				s += ", core dumped"
-			}
-			return s
-		}
-		return "code " + strconv.Itoa(int(p.Exit.Code))
-	case ProcessFork:
-		if len(p.Ancestors) > 0 {
-			return "by " + Escape(p.Ancestors[0].Name) + "[" + strconv.FormatUint(uint64(p.Ancestors[0].PID), 10) + "]"
-		}
-		return ""
-	}
-	args := make([]string, 0, 8)
-	for _, arg := range p.Args.Split() {
-		args = append(args, Escape(arg))
-	}
-	return Escape(p.Exe) + "  " + strings.Join(args, " ")
-}
-
-func target(n *Net) string {
-	if n.Family == Unix {
-		return "unix " + Escape(n.Path)
-	}
-	if n.Protocol == 0 { // audit does not tell
-		return addrPort(n.RemoteIP, n.RemotePort)
-	}
-	return protocolName(n.Protocol) + " " + addrPort(n.RemoteIP, n.RemotePort)
-}
-
-func dnsText(d *DNS) string {
-	var parts []string
-	for _, q := range d.Questions {
-		parts = append(parts, Escape(q.Type)+" "+Escape(q.Name))
-	}
-	if d.Rcode != 0 {
-		parts = append(parts, rcodeName(d.Rcode))
-	}
-	for _, a := range d.Answers {
-		if a.Data != "" {
-			parts = append(parts, "-> "+Escape(a.Data))
-		}
-	}
-	return strings.Join(parts, " ") + " (" + protocolName(d.Protocol) + " " + addrPort(d.RemoteIP, d.RemotePort) + ")"
-}
-
-func agentText(e *Event) string {
-	a := e.Agent
-	switch {
-	case e.Kind == AgentLoss && a.Count == 0:
-		return fmt.Sprintf("not observed from %s to %s: %s/%s", a.From.Local().Format("15:04:05.000"),
-			a.To.Local().Format("15:04:05.000"), Escape(a.Stage), Escape(a.Cause))
-	case e.Kind == AgentLoss:
-		return fmt.Sprintf("%d %s lost: %s/%s", a.Count, a.Lost, Escape(a.Stage), Escape(a.Cause))
-	}
-	healthy := 0
-	for _, s := range a.Sources {
-		if s.Healthy {
-			healthy++
-		}
-	}
-	return fmt.Sprintf("taskguard %s, %d of %d kinds healthy", Escape(a.Version), healthy, len(a.Sources))
-}
-
-func addrPort(ip netip.Addr, port uint16) string {
-	if !ip.IsValid() {
-		return "?"
-	}
-	return Escape(netip.AddrPortFrom(ip, port).String()) // a zone may be anything
-}
-
-func protocolName(protocol uint8) string {
-	switch protocol {
-	case 1:
-		return "icmp"
-	case 6:
-		return "tcp"
-	case 17:
-		return "udp"
-	case 58:
-		return "icmpv6"
-	}
-	return "protocol " + strconv.Itoa(int(protocol))
-}
-
-// rcodeName names a DNS response code (RFC 1035, 4.1.1).
-func rcodeName(rcode uint8) string {
-	names := [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"}
-	if int(rcode) < len(names) {
-		return names[rcode]
-	}
-	return "RCODE" + strconv.Itoa(int(rcode))
 }
 
 // Escape makes a string safe to show: what is not printable, and what is not UTF-8, becomes a Go escape sequence.

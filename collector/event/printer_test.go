@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/event/eventtest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -43,6 +44,8 @@ func shown() []event.Event {
 		Family: event.INET6, Type: event.Datagram, Protocol: 17,
 		RemoteIP: netip.MustParseAddr("2001:db8::53"), RemotePort: 53,
 	}
+	both := tcp
+	both.LocalIP, both.LocalPort = netip.MustParseAddr("10.0.0.5"), 8080
 	plain := event.Socket{Family: event.INET, RemoteIP: tcp.RemoteIP} // as audit tells
 	unix := event.Socket{Family: event.Unix}
 	other := tcp
@@ -89,6 +92,54 @@ func shown() []event.Event {
 		{Kind: event.AgentLoss, Agent: &event.Agent{Stage: hostile, Cause: hostile, From: when, To: when.Add(time.Minute)}},
 		{Kind: 200, Result: 1},
 		{},
+		{Kind: event.ProcessExec, Process: shell, File: &event.File{Path: "/" + hostile}, Result: 2},
+		{Kind: event.ProcessExec, Process: &event.Process{PID: 9, Exe: "/tmp/x", Args: "x\x00", ExeUpperLayer: true}},
+		{Kind: event.ProcessSetID, Process: shell, SetID: &event.SetID{
+			Call: "setresuid", UID: event.Some[uint32](0), EUID: event.Some[uint32](1<<32 - 2)}},
+		{Kind: event.ProcessPtrace, Process: shell, Target: bad, Ptrace: &event.Ptrace{Request: 16, PID: 7}},
+		{Kind: event.ProcessPtrace, Process: shell, Ptrace: &event.Ptrace{Request: 99, PID: 7}, Result: 3},
+		{Kind: event.ProcessDup, Process: shell, Dup: &event.Dup{Call: "dup2", OldFD: 3, Socket: tcp}},
+		{Kind: event.ProcessDup, Process: shell, Dup: &event.Dup{
+			Call: "fcntl", OldFD: 3, NewFD: 2, Socket: unix, Path: hostile}},
+		{Kind: event.ProcessNamespace, Process: shell, Namespace: &event.Namespace{Call: "unshare", Flags: 0x10020000}},
+		{Kind: event.ProcessNamespace, Process: shell, Namespace: &event.Namespace{Call: "setns", Inode: 4026531840}},
+		{Kind: event.FileRename, Process: shell, File: &event.File{Path: "/a", Target: hostile, RenameFlags: 2}},
+		{Kind: event.FileLink, Process: shell, File: &event.File{Path: "/new", Target: "/old"}},
+		{Kind: event.FileSymlink, Process: shell, File: &event.File{Path: "/new", Target: "../old"}, Result: 17},
+		{Kind: event.FileUnlink, Process: shell, File: &event.File{Path: hostile}},
+		{Kind: event.FileUnlink, Process: shell, File: &event.File{Path: "/d", Directory: true}},
+		{Kind: event.FileChmod, Process: shell, File: &event.File{Path: "/a", Mode: event.Some[event.FileMode](0o4755)}},
+		{Kind: event.FileChown, Process: shell, File: &event.File{Path: "/a", GID: event.Some[uint32](0)}},
+		{Kind: event.FSMount, Process: shell, FS: &event.Mount{
+			Call: "mount", Source: "/dev/" + hostile, Target: "/mnt", Type: "ext4", Flags: 0x1001}},
+		{Kind: event.FSUmount, Process: shell, FS: &event.Mount{Call: "umount", Target: "/mnt", UmountFlags: 2}, Result: 16},
+		{Kind: event.MemoryMap, Process: shell, Memory: &event.Memory{
+			Address: 0x7f0000001000, Length: 4096, Protection: 5, Flags: 2, Region: "file", Path: "/" + hostile,
+			UpperLayer: true}},
+		{Kind: event.MemoryProtect, Process: shell, Memory: &event.Memory{
+			Address: 0x1000, Length: 8192, Protection: 7, Region: "stack"}},
+		{Kind: event.MemoryVMRead, Process: shell, Target: wide, Memory: &event.Memory{PID: 7, Length: 64}},
+		{Kind: event.MemoryVMWrite, Process: shell, Memory: &event.Memory{PID: 7, Length: 64}, Result: 1},
+		{Kind: event.MemoryMemfd, Process: shell, Memory: &event.Memory{Name: hostile, MemfdFlags: 1}},
+		{Kind: event.MemoryUserfaultfd, Process: shell, Memory: &event.Memory{UserfaultfdFlags: 1 | 1<<19}},
+		{Kind: event.ModuleLoad, Process: shell, Module: &event.Module{
+			Call: "finit_module", Name: hostile, Path: "/lib/x.ko", Flags: 2, SHA256: strings.Repeat("0f", 32)}},
+		{Kind: event.ModuleLoad, Process: shell, Module: &event.Module{Call: "init_module", HashState: "error"}, Result: 1},
+		{Kind: event.BPFLoad, Process: shell, BPF: &event.BPF{Type: 2, Name: hostile, Instructions: 12, ProgramID: 3}},
+		{Kind: event.IOUringSetup, Process: shell, IOUring: &event.IOUring{Entries: 8, Flags: 3}},
+		{Kind: event.NetSocket, Process: shell, Net: &event.Net{
+			Socket: event.Socket{Family: event.Packet, Type: event.Raw, Protocol: 3}}},
+		{Kind: event.NetAccept, Process: shell, Net: &event.Net{Socket: both}},
+		{Kind: event.NetAccept, Process: shell, Net: &event.Net{Socket: unix, Path: "/run/s"}},
+		{Kind: event.FSMount, Process: shell, FS: &event.Mount{Call: "fsopen", Type: "tmpfs"}},
+		{Kind: event.NetBind, Process: shell, Net: &event.Net{Socket: both}, Result: 98},
+		{Kind: event.NetBind, Process: shell, Net: &event.Net{Socket: unix, Path: "@" + hostile}},
+		{Kind: event.NetBind, Process: shell, Net: &event.Net{Socket: event.Socket{Family: event.Packet}}},
+		{Kind: event.NetListen, Process: shell, Net: &event.Net{Socket: both, Backlog: 128}},
+		{Kind: event.NetSend, Process: shell, Net: &event.Net{Socket: udp}},
+		{Kind: event.AgentThrottle, Container: web, Agent: &event.Agent{Phase: "start", Cgroup: "/docker/" + hostile}},
+		{Kind: event.AgentThrottle, Agent: &event.Agent{Phase: "stop", Cgroup: "/", Dropped: []event.Dropped{
+			{Kind: event.FileOpen, Count: 1200}, {Kind: event.MemoryMap, Count: 1}}}},
 	}
 }
 
@@ -135,6 +186,33 @@ func TestPrinter(t *testing.T) {
 
 var ansi = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
+func TestPrinterShowsEveryKind(t *testing.T) {
+	seen := map[event.Kind]bool{}
+	for _, e := range shown() {
+		seen[e.Kind] = true
+	}
+	for _, kind := range event.Kinds() {
+		if !seen[kind] {
+			t.Errorf("no %v is shown", kind)
+		}
+	}
+}
+
+// Of what fills a group something is shown, and nothing that could do harm.
+func TestWhatOfEveryGroup(t *testing.T) {
+	for _, kind := range event.Kinds() {
+		for _, group := range eventtest.Groups() {
+			var e event.Event
+			eventtest.Full(&e)
+			eventtest.KeepGroup(&e, group)
+			e.Kind, e.Result = kind, 0
+			if what := event.What(&e); what == "" || what != event.Escape(what) {
+				t.Errorf("%v with %s is shown as %q", kind, group, what)
+			}
+		}
+	}
+}
+
 // Colour changes nothing but the colour, and what is coloured ends in the kind's column.
 func TestPrinterColor(t *testing.T) {
 	plain, colored := strings.Split(table(t, false), "\n"), strings.Split(table(t, true), "\n")
@@ -155,7 +233,9 @@ func TestPrinterColor(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		"agent.loss 10:00:25.025":   "\x1b[1;31m", // loss
-		"file.open 10:00:11.011":    "\x1b[33m",   // a failure, whatever the kind
+		"memory.map 10:00:47.047":   "\x1b[1m",
+		"kind(0) 10:00:28.028":      "\x1b[2m",
+		"file.open 10:00:11.011":    "\x1b[33m", // a failure, whatever the kind
 		"process.exec 10:00:02.002": "\x1b[32m",
 	} {
 		if colors[line] != want {
@@ -176,7 +256,7 @@ func TestPrinterIsSafe(t *testing.T) {
 				t.Errorf("%q shows %U", line, r)
 			}
 		}
-		if !utf8.ValidString(line) || utf8.RuneCountInString(line) > 12+15+24+22+200+4*2 {
+		if !utf8.ValidString(line) || utf8.RuneCountInString(line) > 12+19+24+22+200+4*2 {
 			t.Errorf("%q is no UTF-8, or too long", line)
 		}
 	}

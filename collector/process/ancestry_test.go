@@ -49,7 +49,7 @@ func kept(t testing.TB, table *Table) map[*snapshot]*[event.MaxAncestors]int32 {
 		}
 		visit(s)
 	}
-	if s := table.loose; s != nil {
+	for _, s := range table.loans {
 		if !s.held || table.live[s.PID] == s {
 			t.Fatalf("process %d is lent, held %v, and in the table", s.PID, s.held)
 		}
@@ -83,8 +83,8 @@ func lawHolds(t testing.TB, table *Table, total int) {
 			ended++
 		}
 	}
-	if lent := len(table.live); table.loose != nil && held != lent+1 || table.loose == nil && held != lent {
-		t.Fatalf("%d held, %d in the table", held, lent)
+	if held != len(table.live)+len(table.loans) {
+		t.Fatalf("%d held, %d in the table, %d lent", held, len(table.live), len(table.loans))
 	}
 	if args != table.pool.argsBytes {
 		t.Fatalf("%d bytes of arguments, %d accounted for", args, table.pool.argsBytes)
@@ -140,9 +140,15 @@ func (c *chaos) event() event.Event {
 	}
 	kinds := []event.Kind{
 		event.ProcessFork, event.ProcessFork, event.ProcessExec, event.ProcessExec, event.ProcessExit, event.NetConnect,
+		event.ProcessSetID,
 	}
 	e := event.Event{Time: c.at, Kind: kinds[c.next(len(kinds))], Process: p}
+	if c.next(3) == 0 {
+		e.Target = &event.Process{PID: uint32(c.next(12)), Start: c.start(), Name: "y"}
+	}
 	switch e.Kind {
+	case event.ProcessSetID:
+		e.SetID = &event.SetID{Call: "setresuid", UID: event.Some(uint32(c.next(2)))}
 	case event.ProcessExec:
 		p.Args, p.Exe = event.Argv(strings.Repeat("a", 100*c.next(4))), "/x"
 		fallthrough
@@ -168,10 +174,11 @@ func (c *chaos) law(t testing.TB, procRoot string) {
 			break
 		}
 		e := c.event()
-		was := *e.Process
+		was, target := *e.Process, e.Target
 		table.Enrich(&e)
 		got := e.Process
-		if got.PID != was.PID || got.UID != was.UID || was.Start != 0 && got.Start/tick != was.Start/tick {
+		if got.PID != was.PID || got.UID != was.UID && e.Kind != event.ProcessSetID ||
+			was.Start != 0 && got.Start/tick != was.Start/tick {
 			t.Fatalf("%s of process %d/%d, uid %d is told of %d/%d, uid %d", e.Kind, was.PID, was.Start, was.UID, got.PID,
 				got.Start, got.UID)
 		}
@@ -181,6 +188,10 @@ func (c *chaos) law(t testing.TB, procRoot string) {
 		if got.Exit != was.Exit {
 			t.Fatalf("%s with exit %+v is told of %+v", e.Kind, was.Exit, got.Exit)
 		}
+		if got := e.Target; target != nil && (got == nil) != (target.PID == 0) || got != nil && (got.PID != target.PID ||
+			target.Start != 0 && got.Start/tick != target.Start/tick) {
+			t.Fatalf("%s with target %+v is told of %+v", e.Kind, target, got)
+		}
 		lawHolds(t, table, total)
 	}
 	table.settle()
@@ -189,6 +200,7 @@ func (c *chaos) law(t testing.TB, procRoot string) {
 		table.letGo(s)
 		table.exited = fifo{}
 	}
+	table.settle()
 	if len(table.pool.free) != total || table.pool.argsBytes != 0 || table.ended != 0 {
 		t.Fatalf("%d snapshots of %d came back, %d bytes, %d ended", len(table.pool.free), total, table.pool.argsBytes,
 			table.ended)
@@ -272,6 +284,7 @@ func TestAncestorsOfSiblings(t *testing.T) {
 	}
 	end(10)
 	end(40) // forgets the tenth
+	table.settle()
 	if n := len(kept(t, table)); n != 1+17 {
 		t.Errorf("%d snapshots are kept, want the first, the last and what it names", n)
 	}

@@ -90,6 +90,7 @@ func TestForkInherits(t *testing.T) {
 	parent := event.Process{
 		PID: 3, Start: 1e9, NSPID: 2, Name: "java", Exe: "/bin/java", Args: "java\x00", Cwd: "/srv", Script: "/s",
 		Env: "LD_PRELOAD=/x\x00", Truncated: event.FieldCwd, Cgroup: 105,
+		ExeUpperLayer: true, ExeLength: 5000, CwdLength: 6000,
 	}
 	enrich(table, event.ProcessExec, epoch, parent)
 	child := event.Process{PID: 4, Start: 2e9, NSPID: 9, PPID: 3, ParentStart: 1e9, Name: "worker", UID: 5, Cgroup: 105}

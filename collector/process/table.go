@@ -11,6 +11,7 @@
 package process
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -60,9 +61,9 @@ type Table struct {
 	ended  int                  // how many of live have ended
 	exits  uint64               // how many ends there were
 	pool   pool
-	loose  *snapshot // the last event's snapshot when the table does not hold it
-	ending *snapshot // the last event's snapshot when it told of the end
-	shrink *snapshot // the last event's snapshot when its command line is to be shortened
+	loans  []*snapshot // what the last event tells of and the table does not hold, or no more
+	ending *snapshot   // the last event's snapshot when it told of the end
+	shrink []*snapshot // those of the last event whose command line is to be shortened
 	proc   proc
 	reads  budget
 }
@@ -97,32 +98,64 @@ func (t *Table) Stats() Stats {
 	return t.stats
 }
 
-// Enrich replaces the event's process, as its source reported it, by what the table knows. The result is valid until
-// the next call. A process with Start 0 is taken for the one that has its pid now.
+// Enrich replaces the event's process and its target, as the source reported them, by what the table knows. The result
+// is valid until the next call. A process with Start 0 is taken for the one that has its pid now. A target with PID 0
+// is none.
 func (t *Table) Enrich(e *event.Event) {
-	if e.Process == nil {
+	if e.Process == nil && e.Target == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.settle()
-	var s *snapshot
-	switch e.Kind {
-	case event.ProcessFork:
-		s = t.fork(e.Process)
-	case event.ProcessExec:
-		s = t.exec(e.Process)
-	default:
-		s = t.current(e.Process)
+	if e.Process != nil {
+		s := t.actor(e)
+		if s.Partial {
+			t.stats.Partial++
+		}
+		e.Process = &s.Process
 	}
+	if e.Target != nil {
+		e.Target = t.target(e.Target)
+	}
+	t.stats.Processes, t.stats.Exited = len(t.live), t.ended
+}
+
+// actor returns the snapshot of the process that did it.
+func (t *Table) actor(e *event.Event) *snapshot {
+	switch {
+	case e.Kind == event.ProcessFork:
+		return t.fork(e.Process)
+	case e.Kind == event.ProcessExec && e.Result == 0: // one that failed replaced nothing
+		return t.exec(e.Process)
+	case e.Kind == event.ProcessSetID && e.Result == 0 && e.SetID != nil:
+		return t.setID(e.Process, e.SetID)
+	}
+	s := t.current(e.Process)
 	if e.Kind == event.ProcessExit {
 		t.exit(s, e)
 	}
-	if s.Partial {
-		t.stats.Partial++
+	return s
+}
+
+// target returns the process that something was done to. What the source tells of it, which may be less than all, is
+// used only where nothing else is known; and as nobody will tell of the end of such a process, it is not kept.
+func (t *Table) target(p *event.Process) *event.Process {
+	if p.PID == 0 {
+		return nil
 	}
-	e.Process = &s.Process
-	t.stats.Processes, t.stats.Exited = len(t.live), t.ended
+	s := t.find(p.PID, p.Start)
+	if s == nil {
+		s = t.read(p.PID, p.Start, event.MaxAncestors)
+	}
+	switch {
+	case s == nil:
+		s = t.partial(p)
+		t.lend(s)
+	case s.Start == 0 && p.Start != 0: // who it is was known by its pid only
+		s = t.update(s, p.Start, credentialsOf(&s.Process))
+	}
+	return &s.Process
 }
 
 // settle ends the loan of the event before.
@@ -131,14 +164,15 @@ func (t *Table) settle() {
 		t.ending = nil
 		s.Exit = event.Exit{}
 	}
-	if s := t.shrink; s != nil {
-		t.shrink = nil
+	for _, s := range t.shrink {
 		t.shorten(s)
 	}
-	if s := t.loose; s != nil {
-		t.loose = nil
+	for _, s := range t.loans {
 		t.pool.release(s)
 	}
+	clear(t.shrink)
+	clear(t.loans)
+	t.shrink, t.loans = t.shrink[:0], t.loans[:0]
 }
 
 // fork makes the child, with its parent's image.
@@ -205,7 +239,7 @@ func (t *Table) current(p *event.Process) *snapshot {
 	if s == nil {
 		return t.unknown(p)
 	}
-	if s.UID == p.UID && s.EUID == p.EUID && s.GID == p.GID && s.EGID == p.EGID &&
+	if credentialsOf(&s.Process) == credentialsOf(p) &&
 		(s.Start != 0 || p.Start == 0) && !t.moved(s, p.Cgroup) {
 		return s
 	}
@@ -222,24 +256,36 @@ func (t *Table) current(p *event.Process) *snapshot {
 	}
 	changed.adopt(s.parent)
 	t.put(changed)
-	if t.shrink == s {
-		t.shrink = changed
+	if i := slices.Index(t.shrink, s); i >= 0 {
+		t.shrink[i] = changed
 	}
 	return changed
 }
 
-// unknown makes a snapshot of a process of which nobody tells more than its event does.
+// update gives a snapshot in the table a start time and credentials.
+func (t *Table) update(s *snapshot, start uint64, c credentials) *snapshot {
+	return t.current(&event.Process{PID: s.PID, Start: start, UID: c.uid, EUID: c.euid, GID: c.gid, EGID: c.egid})
+}
+
+// unknown keeps a process of which nobody tells more than its event does.
 func (t *Table) unknown(p *event.Process) *snapshot {
+	s := t.partial(p)
+	t.put(s)
+	return s
+}
+
+// partial makes a snapshot of what an event tells of a process, which must be put or lent.
+func (t *Table) partial(p *event.Process) *snapshot {
 	parent := t.find(p.PPID, p.ParentStart)
 	s := t.pool.get()
 	s.Name, s.Exe, s.ExeDeleted, s.Truncated = p.Name, p.Exe, p.ExeDeleted, p.Truncated
+	s.ExeUpperLayer, s.ExeLength = p.ExeUpperLayer, p.ExeLength
 	s.Partial = true
 	t.identify(s, p)
 	if p.Cgroup == 0 && parent != nil {
 		s.Container = parent.Container
 	}
 	s.adopt(parent)
-	t.put(s)
 	return s
 }
 
@@ -331,20 +377,15 @@ func (t *Table) put(s *snapshot) {
 	}
 }
 
-// lend has s held until the next event. A parent that was lent before is held by its child by now.
-func (t *Table) lend(s *snapshot) {
-	if before := t.loose; before != nil {
-		t.pool.release(before)
-	}
-	t.loose = s
-}
+// lend has s held until the next event.
+func (t *Table) lend(s *snapshot) { t.loans = append(t.loans, s) }
 
-// letGo gives up a snapshot that was in the table.
+// letGo gives up a snapshot that was in the table. The event under way may tell of it: it is lent till the next one.
 func (t *Table) letGo(s *snapshot) {
 	if s.ended != 0 {
 		t.ended--
 	}
-	t.pool.release(s)
+	t.lend(s)
 }
 
 // exit notes how a process ended; it stays known for a while.
@@ -457,10 +498,7 @@ func (t *Table) boundArgs(s *snapshot) {
 	if t.pool.argsBytes <= t.cfg.MaxArgsBytes || len(s.Args) <= shortArgs {
 		return
 	}
-	if before := t.shrink; before != nil { // a parent that this event made known
-		t.shorten(before)
-	}
-	t.shrink = s
+	t.shrink = append(t.shrink, s)
 }
 
 func (t *Table) shorten(s *snapshot) {

@@ -572,6 +572,20 @@ func TestEnrichAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(10_000, round); n != 0 {
 		t.Errorf("%v allocations for a fork, an exec, a connect and an exit", n)
 	}
+	shell, unknown := event.Process{PID: 2, Start: 1e9, Cgroup: 101}, event.Process{PID: 1 << 20, Start: 1}
+	asked := event.SetID{Call: "setresuid", UID: event.Some[uint32](0)}
+	var e event.Event
+	change := func() {
+		shell.UID, asked.UID.Value = asked.UID.Value, 1-asked.UID.Value
+		e = event.Event{Kind: event.ProcessSetID, Process: &shell, Target: &shell, SetID: &asked}
+		table.Enrich(&e)
+		table.target(&shell)
+		table.lend(table.partial(&unknown))
+	}
+	change()
+	if n := testing.AllocsPerRun(1000, change); n != 0 {
+		t.Errorf("%v allocations for a change of credentials and two targets", n)
+	}
 }
 
 // newSteps returns what completes one event after another: a shell forks, its child executes a program, which connects,

@@ -99,13 +99,22 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 	return nil
 }
 
-// restore gives the event's process what its JSON form does not have: its parents, and which snapshot it is.
+// restore gives the event's processes what their JSON form does not have.
 func (s *Source) restore(e *event.Event) error {
-	p := e.Process
-	if p == nil {
-		return nil
+	if e.Process != nil {
+		e.Process.Container = e.Container
+		if err := s.link(e.Process); err != nil {
+			return err
+		}
 	}
-	p.Container = e.Container
+	if e.Target != nil {
+		return s.link(e.Target)
+	}
+	return nil
+}
+
+// link gives a process its parents, and says which snapshot it is.
+func (s *Source) link(p *event.Process) error {
 	for i := len(p.Ancestors) - 1; i >= 0; i-- {
 		a := p.Ancestors[i]
 		known, err := s.known(event.Process{ID: a.ID, PID: a.PID, Name: a.Name, Exe: a.Exe, Parent: p.Parent})

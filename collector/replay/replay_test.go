@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/event/eventtest"
 )
 
 // record writes a recording and returns its path.
@@ -123,6 +124,25 @@ func TestReplayIsTheRecording(t *testing.T) {
 		}
 		if parent != nil {
 			t.Errorf("line %d: an ancestor too many: %+v", i+1, parent)
+		}
+	}
+}
+
+// Law: that holds for every kind, with every field.
+func TestReplayOfEveryKind(t *testing.T) {
+	for _, kind := range event.Kinds() {
+		for _, group := range eventtest.Groups() {
+			var e event.Event
+			eventtest.Full(&e)
+			eventtest.KeepGroup(&e, group)
+			e.Kind = kind
+			got := replayed(t, line(t, e))
+			if diff := cmp.Diff(canonical(t, line(t, e)), canonical(t, line(t, got[0]))); diff != "" {
+				t.Errorf("%v with %s (-recorded +emitted):\n%s", kind, group, diff)
+			}
+			if target := got[0].Target; target.Snapshot == 0 || target.Parent == nil || target.Parent.Parent == nil {
+				t.Errorf("%v: target %+v, want a snapshot with its two ancestors", kind, target)
+			}
 		}
 	}
 }

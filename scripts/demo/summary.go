@@ -40,16 +40,16 @@ func sourcesText(sources map[string]stack.Source) string {
 // endpoint has.
 func printSummary(out io.Writer, start, end *stack.Status, stored map[string]uint64) error {
 	if end == nil {
-		fmt.Fprintf(out, "\n%-15s %10s\n", "KIND", "STORED")
+		fmt.Fprintf(out, "\n%-19s %10s\n", "KIND", "STORED")
 	} else {
-		fmt.Fprintf(out, "\n%-15s %10s %10s %10s\n", "KIND", "OBSERVED", "LOST", "STORED")
+		fmt.Fprintf(out, "\n%-19s %10s %10s %10s\n", "KIND", "OBSERVED", "LOST", "STORED")
 	}
 	row := func(name string, observed, lost, stored uint64) {
 		if end == nil {
-			fmt.Fprintf(out, "%-15s %10d\n", name, stored)
+			fmt.Fprintf(out, "%-19s %10d\n", name, stored)
 			return
 		}
-		fmt.Fprintf(out, "%-15s %10d %10d %10d\n", name, observed, lost, stored)
+		fmt.Fprintf(out, "%-19s %10d %10d %10d\n", name, observed, lost, stored)
 	}
 	var observed, lost, total uint64
 	for _, kind := range kindsOf(end, stored) {
@@ -82,18 +82,12 @@ func printAgent(out io.Writer, start, end *stack.Status) error {
 	return err
 }
 
-// kindsOf lists the kinds that either side knows, in their order.
+// kindsOf lists the kinds of which either side has an event, in their order.
 func kindsOf(end *stack.Status, stored map[string]uint64) []string {
 	var kinds []string
 	for _, kind := range event.Kinds() {
 		name := kind.String()
-		_, known := stored[name]
-		if end != nil {
-			_, observed := end.Kinds[name]
-			_, source := end.Sources[name]
-			known = known || observed || source
-		}
-		if known {
+		if stored[name] > 0 || end != nil && end.Kinds[name].Observed > 0 {
 			kinds = append(kinds, name)
 		}
 	}

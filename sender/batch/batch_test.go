@@ -1,8 +1,11 @@
 package batch_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/event/eventtest"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
@@ -76,6 +80,86 @@ func roundTrip(t testing.TB, events []event.Event) {
 	}
 }
 
+// full returns an event in which every field differs from its zero value; of the groups, the named one. What is added
+// to an event and forgotten in the wire format does not come back.
+func full(kind event.Kind, group string) event.Event {
+	var w world
+	var e event.Event
+	eventtest.Full(&e)
+	eventtest.KeepGroup(&e, group)
+	task := *e.Container
+	task.ID = "task"
+	parent := w.process(nil, event.Process{PID: 1, Start: 1, Name: "init"})
+	process, target := *e.Process, *e.Target
+	process.Ancestors, process.Start, process.Container, process.Exit = nil, 1<<40, e.Container, event.Exit{}
+	target.Ancestors, target.Start, target.Container, target.Exit, target.PID = nil, 1<<41, &task, event.Exit{}, 77
+	e.Process, e.Target = w.process(parent, process), w.process(parent, target)
+	if kind == event.ProcessExit {
+		e.Process.Exit = event.Exit{Ended: true, Code: 3}
+	}
+	e.Kind, e.Host = kind, &host
+	return e
+}
+
+func TestRoundTripEveryField(t *testing.T) {
+	var all []event.Event
+	for _, kind := range event.Kinds() {
+		for _, group := range eventtest.Groups() {
+			e := full(kind, group)
+			roundTrip(t, []event.Event{e})
+			all = append(all, e)
+		}
+	}
+	if want := len(event.Kinds()) * 13; len(all) < want {
+		t.Errorf("%d events, want at least %d: one of every kind with every group", len(all), want)
+	}
+	roundTrip(t, all)
+}
+
+// A number that is 0 comes back as 0, and one that is unknown as unknown, whatever stands beside it.
+func TestRoundTripOptional(t *testing.T) {
+	var events []event.Event
+	for _, n := range []uint32{0, 1, 1<<32 - 2, 1<<32 - 1} {
+		known, mode := event.Some(n), event.Some(event.FileMode(n))
+		for _, e := range []event.Event{
+			{SetID: &event.SetID{}}, {SetID: &event.SetID{UID: known}}, {SetID: &event.SetID{FSGID: known}},
+			{File: &event.File{Mode: mode}}, {File: &event.File{UID: known}}, {File: &event.File{GID: known}},
+		} {
+			e.Time, e.Host = host.BootTime, &host
+			events = append(events, e)
+		}
+	}
+	roundTrip(t, events)
+}
+
+// What agents of the first version sealed, with ten kinds, is in spools and at endpoints: it is read for ever.
+func TestDecodeOfTheFirstVersion(t *testing.T) {
+	data, err := os.ReadFile("testdata/ten-kinds.batch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := batch.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines bytes.Buffer
+	for i := range got.Events {
+		if err := json.NewEncoder(&lines).Encode(&got.Events[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("testdata/ten-kinds.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(lines.String(), "\n")); diff != "" {
+		t.Errorf("(-as it was +as it is read):\n%s", diff)
+	}
+	if n := got.Ledger.Lost[0].Count; got.Ledger.Observed != 99 || n != 3 {
+		t.Errorf("ledger %+v, want 99 observed, 3 lost", got.Ledger)
+	}
+}
+
 // examples returns one event of every kind, or more, with every field of every group set.
 func examples() []event.Event {
 	var w world
@@ -128,6 +212,19 @@ func examples() []event.Event {
 			Stage: "kernel", Cause: "ring_full", Lost: event.FileOpen, Count: 1 << 60}},
 		{Kind: event.AgentLoss, Agent: &event.Agent{Stage: "agent", From: time.Unix(7, 8).UTC(), To: time.Unix(9, 1).UTC()}},
 		{Kind: 200, Process: initial}, // of a newer agent
+		{Kind: event.ProcessPtrace, Process: shell, Target: shell, Container: task, Ptrace: &event.Ptrace{}},
+		{Kind: event.MemoryVMRead, Process: initial, Target: recorded, Memory: &event.Memory{}},
+		{Kind: event.ProcessDup, Process: initial, Dup: &event.Dup{OldFD: -1, NewFD: 1<<31 - 1, Socket: udp6, Path: "@\xff"}},
+		{Kind: event.ProcessSetID, Target: initial, SetID: &event.SetID{}}, // of a process that nobody knows
+		{Kind: event.FileRename, Process: initial, File: &event.File{Path: "/a\xff", Target: "/b\xfe"}},
+		{Kind: event.AgentThrottle, Agent: &event.Agent{Phase: "stop", Cgroup: "/a\xff", Dropped: []event.Dropped{
+			{Kind: event.FileOpen, Count: 1 << 63}, {}}}},
+	}
+	groups := eventtest.Groups()
+	for _, kind := range event.Kinds()[event.AgentLoss:] {
+		e := full(kind, groups[int(kind)%len(groups)])
+		e.Process, e.Target, e.Container = shell, recorded, task
+		list = append(list, e)
 	}
 	for i := range list {
 		// Times go backwards too: several CPUs write into one batch.

@@ -73,7 +73,7 @@ func (b *Builder) Reset() {
 // one host, given to Seal. Of its container, the id is encoded now, the rest at Seal.
 func (b *Builder) Append(e *event.Event) {
 	// What the event points to is written before the event itself.
-	process := b.process(e.Process, 0).ref
+	process, target := b.process(e.Process, 0).ref, b.process(e.Target, 0).ref
 	var container uint32
 	if e.Container != nil && !runsIn(e.Process, e.Container) {
 		container = b.container(e.Container)
@@ -92,16 +92,8 @@ func (b *Builder) Append(e *event.Event) {
 	if e.Kind == event.ProcessExit && e.Process != nil {
 		m = appendUint(m, 6, uint64(e.Process.Exit.Status()))
 	}
-	switch {
-	case e.File != nil:
-		m = appendMessage(m, 7, b.file(e.File))
-	case e.Net != nil:
-		m = appendMessage(m, 8, b.net(e.Net))
-	case e.DNS != nil:
-		m = appendMessage(m, 9, b.dns(e.DNS))
-	case e.Agent != nil:
-		m = appendMessage(m, 10, appendAgent(nil, e.Agent))
-	}
+	m = appendUint(m, 11, uint64(target))
+	m = b.appendGroup(m, e)
 	b.message = m
 	b.body = appendMessage(b.body, 9, m)
 	b.lastTime = now
@@ -109,6 +101,39 @@ func (b *Builder) Append(e *event.Event) {
 	if int(e.Kind) < len(b.counts) {
 		b.counts[e.Kind]++
 	}
+}
+
+// appendGroup appends the fields of the event's kind.
+func (b *Builder) appendGroup(m []byte, e *event.Event) []byte {
+	switch {
+	case e.File != nil:
+		return appendMessage(m, 7, b.file(e.File))
+	case e.Net != nil:
+		return appendMessage(m, 8, b.net(e.Net))
+	case e.DNS != nil:
+		return appendMessage(m, 9, b.dns(e.DNS))
+	case e.Agent != nil:
+		return appendMessage(m, 10, appendAgent(nil, e.Agent))
+	case e.SetID != nil:
+		return appendMessage(m, 12, b.setID(e.SetID))
+	case e.Ptrace != nil:
+		return appendMessage(m, 13, b.ptrace(e.Ptrace))
+	case e.Dup != nil:
+		return appendMessage(m, 14, b.dup(e.Dup))
+	case e.Namespace != nil:
+		return appendMessage(m, 15, b.namespace(e.Namespace))
+	case e.FS != nil:
+		return appendMessage(m, 16, b.mount(e.FS))
+	case e.Memory != nil:
+		return appendMessage(m, 17, b.memory(e.Memory))
+	case e.Module != nil:
+		return appendMessage(m, 18, b.module(e.Module))
+	case e.BPF != nil:
+		return appendMessage(m, 19, b.bpf(e.BPF))
+	case e.IOUring != nil:
+		return appendMessage(m, 20, b.iouring(e.IOUring))
+	}
+	return m
 }
 
 // runsIn reports whether a process's container is c.
@@ -153,6 +178,11 @@ func (b *Builder) ref(s string) uint32 {
 	return ref
 }
 
+// appendRef appends a reference to a string. It writes into the body, so it goes with any message in the making.
+func (b *Builder) appendRef(m []byte, field protowire.Number, s string) []byte {
+	return appendUint(m, field, uint64(b.ref(s)))
+}
+
 // process returns a snapshot's place, writing it, after its ancestors, on its first use. depth is how many
 // generations it is above the event's process.
 func (b *Builder) process(p *event.Process, depth int) place {
@@ -195,6 +225,9 @@ func (b *Builder) process(p *event.Process, depth int) place {
 		m = appendBytes(m, 20, p.ID[:])
 		m = appendFixed(m, 21, unixNano(p.StartTime))
 	}
+	m = appendBool(m, 22, p.ExeUpperLayer)
+	m = appendUint(m, 23, uint64(p.ExeLength))
+	m = appendUint(m, 24, uint64(p.CwdLength))
 	b.message = m
 
 	b.body = appendMessage(b.body, 8, m)
@@ -228,24 +261,31 @@ func (b *Builder) container(c *event.Container) uint32 {
 }
 
 func (b *Builder) file(f *event.File) []byte {
-	path := b.ref(f.Path)
-	m := b.nested[:0]
-	m = appendUint(m, 1, uint64(path))
+	m := b.appendRef(b.nested[:0], 1, f.Path)
 	m = appendUint(m, 2, uint64(f.Flags))
 	m = appendUint(m, 3, uint64(f.Device))
 	m = appendUint(m, 4, f.Inode)
 	m = appendBool(m, 5, f.Unverified)
 	m = appendUint(m, 6, uint64(f.Truncated))
+	m = b.appendRef(m, 7, f.Target)
+	m = appendUint(m, 8, uint64(f.RenameFlags))
+	m = appendOptional(m, 9, f.Mode)
+	m = appendOptional(m, 10, f.UID)
+	m = appendOptional(m, 11, f.GID)
+	m = appendBool(m, 12, f.Directory)
+	m = appendBool(m, 13, f.UpperLayer)
+	m = appendUint(m, 14, uint64(f.PathLength))
+	m = appendUint(m, 15, uint64(f.TargetLength))
 	b.nested = m
 	return m
 }
 
 func (b *Builder) net(n *event.Net) []byte {
-	path := b.ref(n.Path)
 	m := appendSocketField(b.nested[:0], &n.Socket)
-	m = appendUint(m, 2, uint64(path))
+	m = b.appendRef(m, 2, n.Path)
 	m = appendBool(m, 3, n.Unverified)
 	m = appendUint(m, 4, uint64(n.Truncated))
+	m = appendUint(m, 5, uint64(n.Backlog))
 	b.nested = m
 	return m
 }
@@ -364,6 +404,12 @@ func appendAgent(m []byte, a *event.Agent) []byte {
 		n = appendText(n, 4, s.Reason)
 		m = appendMessage(m, 8, n)
 	}
+	m = appendText(m, 9, a.Phase)
+	m = appendString(m, 10, a.Cgroup)
+	for i := range a.Dropped {
+		n := appendUint(nil, 1, uint64(a.Dropped[i].Kind))
+		m = appendMessage(m, 11, appendUint(n, 2, a.Dropped[i].Count))
+	}
 	return m
 }
 
@@ -395,6 +441,14 @@ func sizeUint(field protowire.Number, v uint64) int {
 		return 0
 	}
 	return protowire.SizeTag(field) + protowire.SizeVarint(v)
+}
+
+// appendOptional appends a number plus one, so that 0 is unknown.
+func appendOptional[T ~uint16 | ~uint32](m []byte, field protowire.Number, v event.Optional[T]) []byte {
+	if !v.Known {
+		return m
+	}
+	return appendUint(m, field, uint64(v.Value)+1)
 }
 
 func appendBool(m []byte, field protowire.Number, v bool) []byte {

@@ -163,8 +163,9 @@ func (d *decoder) process(i int, p *batchpb.Process) {
 	*out = event.Process{
 		PID: p.Pid, NSPID: p.NsPid, Start: p.Start,
 		Name: d.str(p.Name), Exe: d.str(p.Exe), ExeDeleted: p.ExeDeleted,
-		Args: event.Argv(d.str(p.Args)), ArgsLength: p.ArgsLength, Cwd: d.str(p.Cwd), Script: d.str(p.Script),
-		Env: event.Environ(d.str(p.Env)),
+		ExeUpperLayer: p.ExeUpperLayer, ExeLength: p.ExeLength,
+		Args: event.Argv(d.str(p.Args)), ArgsLength: p.ArgsLength, Cwd: d.str(p.Cwd), CwdLength: p.CwdLength,
+		Script: d.str(p.Script), Env: event.Environ(d.str(p.Env)),
 		UID: p.Uid, EUID: p.Euid, GID: p.Gid, EGID: p.Egid,
 		Truncated: event.Fields(p.Truncated), Partial: p.Partial,
 		Container: d.container(p.Container),
@@ -205,15 +206,9 @@ func (d *decoder) event(out *event.Event, e *batchpb.Event, now int64) {
 		Time: time.Unix(0, now).UTC(), Kind: kindOf(e.Kind), Result: int32(e.Result),
 		Host: &d.out.Host, Container: d.container(e.Container),
 	}
-	if e.Process != 0 {
-		if int64(e.Process) > int64(len(d.processes)) {
-			d.fail("process %d of %d", e.Process, len(d.processes))
-			return
-		}
-		out.Process = &d.processes[e.Process-1]
-		if out.Container == nil {
-			out.Container = out.Process.Container
-		}
+	out.Process, out.Target = d.processAt(e.Process), d.processAt(e.Target)
+	if out.Process != nil && out.Container == nil {
+		out.Container = out.Process.Container
 	}
 	if out.Kind == event.ProcessExit && out.Process != nil {
 		// The table's entry is shared with events from before the exit.
@@ -221,21 +216,63 @@ func (d *decoder) event(out *event.Event, e *batchpb.Event, now int64) {
 		ended.Exit = event.ExitFromStatus(e.ExitStatus)
 		out.Process = &ended
 	}
+	d.group(out, e)
+}
+
+// group decodes the fields of the event's kind.
+func (d *decoder) group(out *event.Event, e *batchpb.Event) {
 	switch {
 	case e.File != nil:
-		out.File = &event.File{
-			Path: d.str(e.File.Path), Flags: event.OpenFlags(e.File.Flags), Device: event.Device(e.File.Device),
-			Inode: e.File.Inode, Unverified: e.File.Unverified, Truncated: event.Fields(e.File.Truncated),
-		}
+		out.File = d.file(e.File)
 	case e.Net != nil:
 		out.Net = &event.Net{
 			Socket: d.socket(e.Net.Socket), Path: d.str(e.Net.Path), Unverified: e.Net.Unverified,
-			Truncated: event.Fields(e.Net.Truncated),
+			Truncated: event.Fields(e.Net.Truncated), Backlog: e.Net.Backlog,
 		}
 	case e.Dns != nil:
 		out.DNS = d.dns(e.Dns)
 	case e.Agent != nil:
 		out.Agent = agentOf(e.Agent)
+	case e.Setid != nil:
+		out.SetID = d.setID(e.Setid)
+	case e.Ptrace != nil:
+		out.Ptrace = ptraceOf(e.Ptrace)
+	case e.Dup != nil:
+		out.Dup = d.dup(e.Dup)
+	case e.Namespace != nil:
+		out.Namespace = d.namespace(e.Namespace)
+	case e.Fs != nil:
+		out.FS = d.mount(e.Fs)
+	case e.Memory != nil:
+		out.Memory = d.memory(e.Memory)
+	case e.Module != nil:
+		out.Module = d.module(e.Module)
+	case e.Bpf != nil:
+		out.BPF = d.bpf(e.Bpf)
+	case e.Iouring != nil:
+		out.IOUring = iouringOf(e.Iouring)
+	}
+}
+
+// processAt returns the process that an event points to.
+func (d *decoder) processAt(ref uint32) *event.Process {
+	if ref == 0 {
+		return nil
+	}
+	if int64(ref) > int64(len(d.processes)) {
+		d.fail("process %d of %d", ref, len(d.processes))
+		return nil
+	}
+	return &d.processes[ref-1]
+}
+
+func (d *decoder) file(m *batchpb.File) *event.File {
+	return &event.File{
+		Path: d.str(m.Path), Target: d.str(m.Target), Flags: event.OpenFlags(m.Flags),
+		RenameFlags: event.RenameFlags(m.RenameFlags), Mode: optional[event.FileMode](m.Mode),
+		UID: optional[uint32](m.Uid), GID: optional[uint32](m.Gid), Directory: m.Directory,
+		Device: event.Device(m.Device), Inode: m.Inode, UpperLayer: m.UpperLayer, Unverified: m.Unverified,
+		Truncated: event.Fields(m.Truncated), PathLength: m.PathLength, TargetLength: m.TargetLength,
 	}
 }
 
@@ -277,12 +314,15 @@ func (d *decoder) dns(m *batchpb.DNS) *event.DNS {
 func agentOf(a *batchpb.Agent) *event.Agent {
 	out := &event.Agent{
 		Version: a.Version, Stage: a.Stage, Cause: a.Cause, Lost: kindOf(a.Lost), Count: a.Count,
-		From: unixTime(a.From), To: unixTime(a.To),
+		From: unixTime(a.From), To: unixTime(a.To), Phase: a.Phase, Cgroup: string(a.Cgroup),
 	}
 	for _, s := range a.Sources {
 		out.Sources = append(out.Sources, event.SourceState{
 			Kind: kindOf(s.Kind), Via: s.Via, Healthy: s.Healthy, Reason: s.Reason,
 		})
+	}
+	for _, n := range a.Dropped {
+		out.Dropped = append(out.Dropped, event.Dropped{Kind: kindOf(n.Kind), Count: n.Count})
 	}
 	return out
 }

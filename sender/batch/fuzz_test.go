@@ -1,8 +1,8 @@
 package batch_test
 
 import (
-	"encoding/binary"
-	"net/netip"
+	"math/rand/v2"
+	"reflect"
 	"testing"
 	"time"
 
@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/event/eventtest"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
@@ -31,37 +32,6 @@ func (s *script) byte() byte {
 
 func (s *script) bool() bool { return s.byte()&1 != 0 }
 
-func (s *script) uint() uint64 {
-	var b [8]byte
-	n := copy(b[:s.byte()%9], s.rest)
-	s.rest = s.rest[n:]
-	return binary.LittleEndian.Uint64(b[:])
-}
-
-func (s *script) string() string {
-	n := min(int(s.byte()%20), len(s.rest))
-	v := string(s.rest[:n])
-	s.rest = s.rest[n:]
-	return v
-}
-
-func (s *script) addr() netip.Addr {
-	switch s.byte() % 3 {
-	case 1:
-		return netip.AddrFrom4([4]byte{s.byte(), s.byte(), s.byte(), s.byte()})
-	case 2:
-		return netip.AddrFrom16([16]byte{0: s.byte(), 10: s.byte(), 15: s.byte()})
-	}
-	return netip.Addr{}
-}
-
-func (s *script) socket() event.Socket {
-	return event.Socket{
-		Family: event.Family(s.uint()), Type: event.SocketType(s.uint()), Protocol: s.byte(),
-		RemoteIP: s.addr(), RemotePort: uint16(s.uint()), LocalIP: s.addr(), LocalPort: uint16(s.uint()),
-	}
-}
-
 // container returns one of few, as one container has one description in a batch.
 func (s *script) container() *event.Container {
 	switch n := s.byte() % 4; n {
@@ -82,12 +52,12 @@ func (s *script) process() *event.Process {
 	if !s.bool() {
 		return p
 	}
-	next := event.Process{
-		PID: uint32(s.uint()), NSPID: uint32(s.uint()), Start: s.uint() >> 2, Name: s.string(), Exe: s.string(),
-		ExeDeleted: s.bool(), Args: event.Argv(s.string()), ArgsLength: uint32(s.uint()), Cwd: s.string(),
-		UID: uint32(s.uint()), EUID: uint32(s.uint()), GID: uint32(s.uint()), EGID: uint32(s.uint()),
-		Script: s.string(), Env: event.Environ(s.string()), Truncated: event.Fields(s.byte()), Partial: s.bool(),
-		Container: s.container(),
+	var next event.Process
+	s.rest = eventtest.Fuzzed(&next, s.rest, false)
+	// These follow from others, or are encoded with the event of the exit only.
+	next.ID, next.ParentID, next.Ancestors, next.Exit = event.ID{}, event.ID{}, nil, event.Exit{}
+	if next.Container = s.container(); s.bool() {
+		next.Start, next.StartTime = 1+uint64(s.byte())<<40, time.Time{}
 	}
 	if next.Start == 0 {
 		next.ID = event.ID{s.byte()}
@@ -100,40 +70,36 @@ func (s *script) process() *event.Process {
 	return p
 }
 
-func (s *script) event() event.Event {
-	e := event.Event{
-		Time: time.Unix(0, int64(s.uint()>>2)).UTC(), Kind: event.Kind(s.byte()), Result: int32(s.uint()),
-		Process: s.process(), Container: s.container(), Host: &host,
+// group returns an event with the fields of one group, or none.
+func (s *script) group() event.Event {
+	groups := append(eventtest.Groups(), "")
+	name := groups[int(s.byte())%len(groups)]
+	var e event.Event
+	if name != "" {
+		group := reflect.ValueOf(&e).Elem().FieldByName(name)
+		group.Set(reflect.New(group.Type().Elem()))
+		// What the agent says of itself is UTF-8.
+		s.rest = eventtest.Fuzzed(group.Interface(), s.rest, name == "Agent")
 	}
+	return e
+}
+
+func (s *script) event() event.Event {
+	e := s.group()
+	for _, v := range []any{&e.Time, &e.Kind, &e.Result} {
+		s.rest = eventtest.Fuzzed(v, s.rest, true)
+	}
+	if e.Time.IsZero() {
+		e.Time = time.Unix(0, 0).UTC()
+	}
+	e.Process, e.Target, e.Container, e.Host = s.process(), s.process(), s.container(), &host
 	if e.Process != nil && e.Container == nil {
 		e.Container = e.Process.Container
 	}
 	if e.Kind == event.ProcessExit && e.Process != nil {
 		ended := *e.Process
-		ended.Exit = event.ExitFromStatus(uint32(s.uint() & 0xffff))
+		ended.Exit = event.ExitFromStatus(uint32(s.byte())<<8 | uint32(s.byte()))
 		e.Process = &ended
-	}
-	switch s.byte() % 5 {
-	case 1:
-		e.File = &event.File{
-			Path: s.string(), Flags: event.OpenFlags(s.uint()), Device: event.Device(s.uint()), Inode: s.uint(),
-			Unverified: s.bool(), Truncated: event.Fields(s.byte()),
-		}
-	case 2:
-		e.Net = &event.Net{Socket: s.socket(), Path: s.string(), Unverified: s.bool(), Truncated: event.Fields(s.byte())}
-	case 3:
-		e.DNS = &event.DNS{
-			Socket: s.socket(), ID: uint16(s.uint()), Rcode: s.byte(), Payload: []byte(s.string()),
-			Truncated: event.Fields(s.byte()), Malformed: s.bool(),
-		}
-		for range s.byte() % 4 {
-			e.DNS.Questions = append(e.DNS.Questions, event.Question{Name: s.string(), Type: s.string()})
-			e.DNS.Answers = append(e.DNS.Answers, event.Answer{
-				Name: s.string(), Type: s.string(), TTL: uint32(s.uint()), Data: s.string(),
-			})
-		}
-	case 4:
-		e.Agent = &event.Agent{Lost: event.Kind(s.byte()), Count: s.uint(), From: time.Unix(0, int64(s.uint()>>2)|1).UTC()}
 	}
 	return e
 }
@@ -141,7 +107,12 @@ func (s *script) event() event.Event {
 // Law: Decode(Seal(events)) == events.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte("\x08\x00\x01\x02\x03\x04\x05\x06\x07\x01\x02\x03\x04\x05\x06\x07\x08\x09\x01\x02\x03\x01\x01\x01"))
+	random := rand.NewChaCha8([32]byte{})
+	for range 50 {
+		seed := make([]byte, 4000)
+		random.Read(seed)
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := script{rest: data}
 		var events []event.Event
@@ -179,6 +150,7 @@ func FuzzDecode(f *testing.F) {
 		numbers := map[*event.Process]uint64{}
 		for _, e := range decoded.Events {
 			number(e.Process, numbers)
+			number(e.Target, numbers)
 		}
 		again, err := batch.Decode(seal(t, decoded.Header, decoded.Events))
 		if err != nil {

@@ -20,6 +20,7 @@ const (
 	fieldDNSQuestions protowire.Number = 4
 	fieldDNSAnswers   protowire.Number = 5
 	fieldAgentSources protowire.Number = 8
+	fieldAgentDropped protowire.Number = 11
 	fieldLedgerLost   protowire.Number = 2
 )
 
@@ -72,7 +73,7 @@ func (c *counter) event(field protowire.Number, value []byte) error {
 	case fieldEventDNS:
 		return eachValue(value, c.record(fieldDNSQuestions, fieldDNSAnswers))
 	case fieldEventAgent:
-		return eachValue(value, c.record(fieldAgentSources))
+		return eachValue(value, c.record(fieldAgentSources, fieldAgentDropped))
 	}
 	return nil
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/taskguard/taskguard/sender/batch"
 	"github.com/taskguard/taskguard/sender/batch/batchpb"
@@ -102,25 +104,29 @@ func TestDecompressRefusesBombs(t *testing.T) {
 	}
 }
 
-// A table that is too long is refused before it is decoded: memory stays below a fraction of what it would take.
+// Every repeated field of the format that is too long is refused before it is decoded: memory stays below a fraction of
+// what it would take.
 func TestDecodeRefusesTooMuch(t *testing.T) {
-	many := func(n int, unit string) []byte { return []byte(strings.Repeat(unit, n)) }
-	message := func(tag byte, inner []byte) []byte {
-		return protowire.AppendBytes([]byte{tag}, inner)
-	}
 	const max = batch.MaxSize / 4
-	for name, data := range map[string][]byte{
-		"strings":    many(max, "\x32\x00"),
-		"containers": many(max, "\x3a\x00"),
-		"processes":  many(max, "\x42\x00"),
-		"events":     many(max, "\x4a\x00"),
-		"updates":    many(max, "\x52\x00"),
-		"questions":  message(0x4a, message(0x4a, many(max, "\x22\x00"))),
-		"answers":    message(0x4a, message(0x4a, many(max, "\x2a\x00"))),
-		"sources":    message(0x4a, message(0x52, many(max, "\x42\x00"))),
-		"losses":     message(0x5a, many(max, "\x12\x00")),
-		"bytes":      make([]byte, batch.MaxSize+1),
-	} {
+	refused := map[string][]byte{"bytes": make([]byte, batch.MaxSize+1)}
+	repeated((&batchpb.Batch{}).ProtoReflect().Descriptor(), nil, func(path []protoreflect.FieldDescriptor) {
+		var name []string
+		var data []byte
+		for i := len(path) - 1; i >= 0; i-- {
+			name = append([]string{string(path[i].Name())}, name...)
+			empty := protowire.AppendTag(nil, path[i].Number(), protowire.BytesType)
+			if data == nil {
+				data = bytes.Repeat(append(empty, 0), max)
+			} else {
+				data = protowire.AppendBytes(empty, data)
+			}
+		}
+		refused[strings.Join(name, ".")] = data
+	})
+	if len(refused) < 11 {
+		t.Errorf("%d repeated fields found in the batch, want those of its tables at least", len(refused))
+	}
+	for name, data := range refused {
 		t.Run(name, func(t *testing.T) {
 			var err error
 			used := allocated(func() { _, err = batch.Decode(data) })
@@ -133,14 +139,30 @@ func TestDecodeRefusesTooMuch(t *testing.T) {
 		})
 	}
 	t.Run("at the limit", func(t *testing.T) {
-		valid := seal(t, header, nil)
-		if _, err := batch.Decode(append(valid, many(batch.MaxEvents, "\x4a\x00")...)); err != nil {
+		valid, event := seal(t, header, nil), []byte("\x4a\x00")
+		if _, err := batch.Decode(append(valid, bytes.Repeat(event, batch.MaxEvents)...)); err != nil {
 			t.Errorf("%d events refused: %v", batch.MaxEvents, err)
 		}
-		if _, err := batch.Decode(append(valid, many(batch.MaxEvents+1, "\x4a\x00")...)); err == nil {
+		if _, err := batch.Decode(append(valid, bytes.Repeat(event, batch.MaxEvents+1)...)); err == nil {
 			t.Errorf("%d events accepted", batch.MaxEvents+1)
 		}
 	})
+}
+
+// repeated visits every repeated field of a message and of those inside it, by the path to it.
+func repeated(
+	m protoreflect.MessageDescriptor, path []protoreflect.FieldDescriptor, visit func([]protoreflect.FieldDescriptor),
+) {
+	for i := range m.Fields().Len() {
+		field := m.Fields().Get(i)
+		here := append(slices.Clone(path), field)
+		if field.IsList() {
+			visit(here)
+		}
+		if field.Message() != nil {
+			repeated(field.Message(), here, visit)
+		}
+	}
 }
 
 func TestDecodeRefuses(t *testing.T) {
@@ -156,6 +178,11 @@ func TestDecodeRefuses(t *testing.T) {
 		{"short boot id", func(b *batchpb.Batch) { b.Host.BootId = []byte{1} }, "boot_id has 1 bytes"},
 		{"process", func(b *batchpb.Batch) { b.Events[0].Process = 3 }, "process 3 of 2"},
 		{"process, huge", func(b *batchpb.Batch) { b.Events[0].Process = 1<<32 - 1 }, "process 4294967295 of 2"},
+		{"target", func(b *batchpb.Batch) { b.Events[0].Target = 3 }, "process 3 of 2"},
+		{"string of mount", func(b *batchpb.Batch) { b.Events[0].Fs = &batchpb.Mount{Type: 9} }, "string 9 of 1"},
+		{"address of dup", func(b *batchpb.Batch) {
+			b.Events[0].Dup = &batchpb.Dup{Socket: &batchpb.Socket{LocalIp: make([]byte, 17)}}
+		}, "address of 17 bytes"},
 		{"container of event", func(b *batchpb.Batch) { b.Events[0].Container = 2 }, "container 2 of 1"},
 		{"container of process", func(b *batchpb.Batch) { b.Processes[0].Container = 9 }, "container 9 of 1"},
 		{"string", func(b *batchpb.Batch) { b.Processes[0].Exe = 2 }, "string 2 of 1"},

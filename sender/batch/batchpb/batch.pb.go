@@ -34,17 +34,44 @@ const (
 type Kind int32
 
 const (
-	Kind_KIND_UNSPECIFIED Kind = 0
-	Kind_PROCESS_EXEC     Kind = 1
-	Kind_PROCESS_FORK     Kind = 2
-	Kind_PROCESS_EXIT     Kind = 3
-	Kind_FILE_OPEN        Kind = 4
-	Kind_NET_CONNECT      Kind = 5
-	Kind_DNS_QUERY        Kind = 6
-	Kind_DNS_RESPONSE     Kind = 7
-	Kind_AGENT_START      Kind = 8
-	Kind_AGENT_HEARTBEAT  Kind = 9
-	Kind_AGENT_LOSS       Kind = 10
+	Kind_KIND_UNSPECIFIED   Kind = 0
+	Kind_PROCESS_EXEC       Kind = 1
+	Kind_PROCESS_FORK       Kind = 2
+	Kind_PROCESS_EXIT       Kind = 3
+	Kind_FILE_OPEN          Kind = 4
+	Kind_NET_CONNECT        Kind = 5
+	Kind_DNS_QUERY          Kind = 6
+	Kind_DNS_RESPONSE       Kind = 7
+	Kind_AGENT_START        Kind = 8
+	Kind_AGENT_HEARTBEAT    Kind = 9
+	Kind_AGENT_LOSS         Kind = 10
+	Kind_PROCESS_SETID      Kind = 11
+	Kind_PROCESS_PTRACE     Kind = 12
+	Kind_PROCESS_DUP        Kind = 13
+	Kind_PROCESS_NAMESPACE  Kind = 14
+	Kind_FILE_RENAME        Kind = 15
+	Kind_FILE_LINK          Kind = 16
+	Kind_FILE_SYMLINK       Kind = 17
+	Kind_FILE_UNLINK        Kind = 18
+	Kind_FILE_CHMOD         Kind = 19
+	Kind_FILE_CHOWN         Kind = 20
+	Kind_FS_MOUNT           Kind = 21
+	Kind_FS_UMOUNT          Kind = 22
+	Kind_MEMORY_MAP         Kind = 23
+	Kind_MEMORY_PROTECT     Kind = 24
+	Kind_MEMORY_VM_READ     Kind = 25
+	Kind_MEMORY_VM_WRITE    Kind = 26
+	Kind_MEMORY_MEMFD       Kind = 27
+	Kind_MEMORY_USERFAULTFD Kind = 28
+	Kind_MODULE_LOAD        Kind = 29
+	Kind_BPF_LOAD           Kind = 30
+	Kind_IOURING_SETUP      Kind = 31
+	Kind_NET_SOCKET         Kind = 32
+	Kind_NET_ACCEPT         Kind = 33
+	Kind_NET_BIND           Kind = 34
+	Kind_NET_LISTEN         Kind = 35
+	Kind_NET_SEND           Kind = 36
+	Kind_AGENT_THROTTLE     Kind = 37
 )
 
 // Enum value maps for Kind.
@@ -61,19 +88,73 @@ var (
 		8:  "AGENT_START",
 		9:  "AGENT_HEARTBEAT",
 		10: "AGENT_LOSS",
+		11: "PROCESS_SETID",
+		12: "PROCESS_PTRACE",
+		13: "PROCESS_DUP",
+		14: "PROCESS_NAMESPACE",
+		15: "FILE_RENAME",
+		16: "FILE_LINK",
+		17: "FILE_SYMLINK",
+		18: "FILE_UNLINK",
+		19: "FILE_CHMOD",
+		20: "FILE_CHOWN",
+		21: "FS_MOUNT",
+		22: "FS_UMOUNT",
+		23: "MEMORY_MAP",
+		24: "MEMORY_PROTECT",
+		25: "MEMORY_VM_READ",
+		26: "MEMORY_VM_WRITE",
+		27: "MEMORY_MEMFD",
+		28: "MEMORY_USERFAULTFD",
+		29: "MODULE_LOAD",
+		30: "BPF_LOAD",
+		31: "IOURING_SETUP",
+		32: "NET_SOCKET",
+		33: "NET_ACCEPT",
+		34: "NET_BIND",
+		35: "NET_LISTEN",
+		36: "NET_SEND",
+		37: "AGENT_THROTTLE",
 	}
 	Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"PROCESS_EXEC":     1,
-		"PROCESS_FORK":     2,
-		"PROCESS_EXIT":     3,
-		"FILE_OPEN":        4,
-		"NET_CONNECT":      5,
-		"DNS_QUERY":        6,
-		"DNS_RESPONSE":     7,
-		"AGENT_START":      8,
-		"AGENT_HEARTBEAT":  9,
-		"AGENT_LOSS":       10,
+		"KIND_UNSPECIFIED":   0,
+		"PROCESS_EXEC":       1,
+		"PROCESS_FORK":       2,
+		"PROCESS_EXIT":       3,
+		"FILE_OPEN":          4,
+		"NET_CONNECT":        5,
+		"DNS_QUERY":          6,
+		"DNS_RESPONSE":       7,
+		"AGENT_START":        8,
+		"AGENT_HEARTBEAT":    9,
+		"AGENT_LOSS":         10,
+		"PROCESS_SETID":      11,
+		"PROCESS_PTRACE":     12,
+		"PROCESS_DUP":        13,
+		"PROCESS_NAMESPACE":  14,
+		"FILE_RENAME":        15,
+		"FILE_LINK":          16,
+		"FILE_SYMLINK":       17,
+		"FILE_UNLINK":        18,
+		"FILE_CHMOD":         19,
+		"FILE_CHOWN":         20,
+		"FS_MOUNT":           21,
+		"FS_UMOUNT":          22,
+		"MEMORY_MAP":         23,
+		"MEMORY_PROTECT":     24,
+		"MEMORY_VM_READ":     25,
+		"MEMORY_VM_WRITE":    26,
+		"MEMORY_MEMFD":       27,
+		"MEMORY_USERFAULTFD": 28,
+		"MODULE_LOAD":        29,
+		"BPF_LOAD":           30,
+		"IOURING_SETUP":      31,
+		"NET_SOCKET":         32,
+		"NET_ACCEPT":         33,
+		"NET_BIND":           34,
+		"NET_LISTEN":         35,
+		"NET_SEND":           36,
+		"AGENT_THROTTLE":     37,
 	}
 )
 
@@ -517,10 +598,13 @@ type Process struct {
 	Egid          uint32                 `protobuf:"varint,15,opt,name=egid,proto3" json:"egid,omitempty"`
 	ExeDeleted    bool                   `protobuf:"varint,16,opt,name=exe_deleted,json=exeDeleted,proto3" json:"exe_deleted,omitempty"`
 	Partial       bool                   `protobuf:"varint,17,opt,name=partial,proto3" json:"partial,omitempty"`
-	Truncated     uint32                 `protobuf:"varint,18,opt,name=truncated,proto3" json:"truncated,omitempty"` // bits: args, cwd, env, exe, script, path, payload
+	Truncated     uint32                 `protobuf:"varint,18,opt,name=truncated,proto3" json:"truncated,omitempty"` // bits: args, cwd, env, exe, script, path, payload, target, source, name
 	ArgsLength    uint32                 `protobuf:"varint,19,opt,name=args_length,json=argsLength,proto3" json:"args_length,omitempty"`
 	Id            []byte                 `protobuf:"bytes,20,opt,name=id,proto3" json:"id,omitempty"`                                  // only where start is unknown: recorded events, ancestors of them
 	StartTime     uint64                 `protobuf:"fixed64,21,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"` // only with id
+	ExeUpperLayer bool                   `protobuf:"varint,22,opt,name=exe_upper_layer,json=exeUpperLayer,proto3" json:"exe_upper_layer,omitempty"`
+	ExeLength     uint32                 `protobuf:"varint,23,opt,name=exe_length,json=exeLength,proto3" json:"exe_length,omitempty"`
+	CwdLength     uint32                 `protobuf:"varint,24,opt,name=cwd_length,json=cwdLength,proto3" json:"cwd_length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -702,6 +786,27 @@ func (x *Process) GetStartTime() uint64 {
 	return 0
 }
 
+func (x *Process) GetExeUpperLayer() bool {
+	if x != nil {
+		return x.ExeUpperLayer
+	}
+	return false
+}
+
+func (x *Process) GetExeLength() uint32 {
+	if x != nil {
+		return x.ExeLength
+	}
+	return 0
+}
+
+func (x *Process) GetCwdLength() uint32 {
+	if x != nil {
+		return x.CwdLength
+	}
+	return 0
+}
+
 type Event struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Kind    Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
@@ -709,12 +814,22 @@ type Event struct {
 	Result  uint32                 `protobuf:"varint,3,opt,name=result,proto3" json:"result,omitempty"`   // errno
 	Process uint32                 `protobuf:"varint,4,opt,name=process,proto3" json:"process,omitempty"` // -> processes
 	// -> containers; 0 where the process, if any, has the same one.
-	Container     uint32 `protobuf:"varint,5,opt,name=container,proto3" json:"container,omitempty"`
-	ExitStatus    uint32 `protobuf:"varint,6,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"` // process.exit: wait(2) status
-	File          *File  `protobuf:"bytes,7,opt,name=file,proto3" json:"file,omitempty"`
-	Net           *Net   `protobuf:"bytes,8,opt,name=net,proto3" json:"net,omitempty"`
-	Dns           *DNS   `protobuf:"bytes,9,opt,name=dns,proto3" json:"dns,omitempty"`
-	Agent         *Agent `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
+	Container     uint32     `protobuf:"varint,5,opt,name=container,proto3" json:"container,omitempty"`
+	ExitStatus    uint32     `protobuf:"varint,6,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"` // process.exit: wait(2) status
+	File          *File      `protobuf:"bytes,7,opt,name=file,proto3" json:"file,omitempty"`
+	Net           *Net       `protobuf:"bytes,8,opt,name=net,proto3" json:"net,omitempty"`
+	Dns           *DNS       `protobuf:"bytes,9,opt,name=dns,proto3" json:"dns,omitempty"`
+	Agent         *Agent     `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
+	Target        uint32     `protobuf:"varint,11,opt,name=target,proto3" json:"target,omitempty"` // -> processes
+	Setid         *SetID     `protobuf:"bytes,12,opt,name=setid,proto3" json:"setid,omitempty"`
+	Ptrace        *Ptrace    `protobuf:"bytes,13,opt,name=ptrace,proto3" json:"ptrace,omitempty"`
+	Dup           *Dup       `protobuf:"bytes,14,opt,name=dup,proto3" json:"dup,omitempty"`
+	Namespace     *Namespace `protobuf:"bytes,15,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Fs            *Mount     `protobuf:"bytes,16,opt,name=fs,proto3" json:"fs,omitempty"`
+	Memory        *Memory    `protobuf:"bytes,17,opt,name=memory,proto3" json:"memory,omitempty"`
+	Module        *Module    `protobuf:"bytes,18,opt,name=module,proto3" json:"module,omitempty"`
+	Bpf           *BPF       `protobuf:"bytes,19,opt,name=bpf,proto3" json:"bpf,omitempty"`
+	Iouring       *IOUring   `protobuf:"bytes,20,opt,name=iouring,proto3" json:"iouring,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -819,14 +934,94 @@ func (x *Event) GetAgent() *Agent {
 	return nil
 }
 
+func (x *Event) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *Event) GetSetid() *SetID {
+	if x != nil {
+		return x.Setid
+	}
+	return nil
+}
+
+func (x *Event) GetPtrace() *Ptrace {
+	if x != nil {
+		return x.Ptrace
+	}
+	return nil
+}
+
+func (x *Event) GetDup() *Dup {
+	if x != nil {
+		return x.Dup
+	}
+	return nil
+}
+
+func (x *Event) GetNamespace() *Namespace {
+	if x != nil {
+		return x.Namespace
+	}
+	return nil
+}
+
+func (x *Event) GetFs() *Mount {
+	if x != nil {
+		return x.Fs
+	}
+	return nil
+}
+
+func (x *Event) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *Event) GetModule() *Module {
+	if x != nil {
+		return x.Module
+	}
+	return nil
+}
+
+func (x *Event) GetBpf() *BPF {
+	if x != nil {
+		return x.Bpf
+	}
+	return nil
+}
+
+func (x *Event) GetIouring() *IOUring {
+	if x != nil {
+		return x.Iouring
+	}
+	return nil
+}
+
 type File struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          uint32                 `protobuf:"varint,1,opt,name=path,proto3" json:"path,omitempty"`   // -> strings
-	Flags         uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"` // open(2), x86-64 values
-	Device        uint32                 `protobuf:"varint,3,opt,name=device,proto3" json:"device,omitempty"`
-	Inode         uint64                 `protobuf:"varint,4,opt,name=inode,proto3" json:"inode,omitempty"`
-	Unverified    bool                   `protobuf:"varint,5,opt,name=unverified,proto3" json:"unverified,omitempty"`
-	Truncated     uint32                 `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Path        uint32                 `protobuf:"varint,1,opt,name=path,proto3" json:"path,omitempty"`   // -> strings
+	Flags       uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"` // open(2), x86-64 values
+	Device      uint32                 `protobuf:"varint,3,opt,name=device,proto3" json:"device,omitempty"`
+	Inode       uint64                 `protobuf:"varint,4,opt,name=inode,proto3" json:"inode,omitempty"`
+	Unverified  bool                   `protobuf:"varint,5,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	Truncated   uint32                 `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Target      uint32                 `protobuf:"varint,7,opt,name=target,proto3" json:"target,omitempty"` // -> strings
+	RenameFlags uint32                 `protobuf:"varint,8,opt,name=rename_flags,json=renameFlags,proto3" json:"rename_flags,omitempty"`
+	// Here and below, a number that may be unknown, or be 0, is its value plus one; 0 is unknown.
+	Mode          uint64 `protobuf:"varint,9,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid           uint64 `protobuf:"varint,10,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint64 `protobuf:"varint,11,opt,name=gid,proto3" json:"gid,omitempty"`
+	Directory     bool   `protobuf:"varint,12,opt,name=directory,proto3" json:"directory,omitempty"`
+	UpperLayer    bool   `protobuf:"varint,13,opt,name=upper_layer,json=upperLayer,proto3" json:"upper_layer,omitempty"`
+	PathLength    uint32 `protobuf:"varint,14,opt,name=path_length,json=pathLength,proto3" json:"path_length,omitempty"`
+	TargetLength  uint32 `protobuf:"varint,15,opt,name=target_length,json=targetLength,proto3" json:"target_length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -899,6 +1094,69 @@ func (x *File) GetUnverified() bool {
 func (x *File) GetTruncated() uint32 {
 	if x != nil {
 		return x.Truncated
+	}
+	return 0
+}
+
+func (x *File) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *File) GetRenameFlags() uint32 {
+	if x != nil {
+		return x.RenameFlags
+	}
+	return 0
+}
+
+func (x *File) GetMode() uint64 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *File) GetUid() uint64 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *File) GetGid() uint64 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *File) GetDirectory() bool {
+	if x != nil {
+		return x.Directory
+	}
+	return false
+}
+
+func (x *File) GetUpperLayer() bool {
+	if x != nil {
+		return x.UpperLayer
+	}
+	return false
+}
+
+func (x *File) GetPathLength() uint32 {
+	if x != nil {
+		return x.PathLength
+	}
+	return 0
+}
+
+func (x *File) GetTargetLength() uint32 {
+	if x != nil {
+		return x.TargetLength
 	}
 	return 0
 }
@@ -1001,6 +1259,7 @@ type Net struct {
 	Path          uint32                 `protobuf:"varint,2,opt,name=path,proto3" json:"path,omitempty"` // -> strings
 	Unverified    bool                   `protobuf:"varint,3,opt,name=unverified,proto3" json:"unverified,omitempty"`
 	Truncated     uint32                 `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Backlog       uint32                 `protobuf:"varint,5,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1059,6 +1318,13 @@ func (x *Net) GetUnverified() bool {
 func (x *Net) GetTruncated() uint32 {
 	if x != nil {
 		return x.Truncated
+	}
+	return 0
+}
+
+func (x *Net) GetBacklog() uint32 {
+	if x != nil {
+		return x.Backlog
 	}
 	return 0
 }
@@ -1293,6 +1559,9 @@ type Agent struct {
 	From          uint64                 `protobuf:"fixed64,6,opt,name=from,proto3" json:"from,omitempty"` // ns since 1970
 	To            uint64                 `protobuf:"fixed64,7,opt,name=to,proto3" json:"to,omitempty"`
 	Sources       []*SourceState         `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty"`
+	Phase         string                 `protobuf:"bytes,9,opt,name=phase,proto3" json:"phase,omitempty"`
+	Cgroup        []byte                 `protobuf:"bytes,10,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Dropped       []*Dropped             `protobuf:"bytes,11,rep,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1383,6 +1652,79 @@ func (x *Agent) GetSources() []*SourceState {
 	return nil
 }
 
+func (x *Agent) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Agent) GetCgroup() []byte {
+	if x != nil {
+		return x.Cgroup
+	}
+	return nil
+}
+
+func (x *Agent) GetDropped() []*Dropped {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+type Dropped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dropped) Reset() {
+	*x = Dropped{}
+	mi := &file_batch_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dropped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dropped) ProtoMessage() {}
+
+func (x *Dropped) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
+func (*Dropped) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Dropped) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Dropped) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type SourceState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
@@ -1395,7 +1737,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1749,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1762,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{13}
+	return file_batch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -1451,6 +1793,826 @@ func (x *SourceState) GetReason() string {
 	return ""
 }
 
+type SetID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          uint32                 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"` // -> strings
+	Uid           uint64                 `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`   // this and the rest: value plus one
+	Euid          uint64                 `protobuf:"varint,3,opt,name=euid,proto3" json:"euid,omitempty"`
+	Suid          uint64                 `protobuf:"varint,4,opt,name=suid,proto3" json:"suid,omitempty"`
+	Fsuid         uint64                 `protobuf:"varint,5,opt,name=fsuid,proto3" json:"fsuid,omitempty"`
+	Gid           uint64                 `protobuf:"varint,6,opt,name=gid,proto3" json:"gid,omitempty"`
+	Egid          uint64                 `protobuf:"varint,7,opt,name=egid,proto3" json:"egid,omitempty"`
+	Sgid          uint64                 `protobuf:"varint,8,opt,name=sgid,proto3" json:"sgid,omitempty"`
+	Fsgid         uint64                 `protobuf:"varint,9,opt,name=fsgid,proto3" json:"fsgid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetID) Reset() {
+	*x = SetID{}
+	mi := &file_batch_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetID) ProtoMessage() {}
+
+func (x *SetID) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetID.ProtoReflect.Descriptor instead.
+func (*SetID) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetID) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *SetID) GetUid() uint64 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *SetID) GetEuid() uint64 {
+	if x != nil {
+		return x.Euid
+	}
+	return 0
+}
+
+func (x *SetID) GetSuid() uint64 {
+	if x != nil {
+		return x.Suid
+	}
+	return 0
+}
+
+func (x *SetID) GetFsuid() uint64 {
+	if x != nil {
+		return x.Fsuid
+	}
+	return 0
+}
+
+func (x *SetID) GetGid() uint64 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *SetID) GetEgid() uint64 {
+	if x != nil {
+		return x.Egid
+	}
+	return 0
+}
+
+func (x *SetID) GetSgid() uint64 {
+	if x != nil {
+		return x.Sgid
+	}
+	return 0
+}
+
+func (x *SetID) GetFsgid() uint64 {
+	if x != nil {
+		return x.Fsgid
+	}
+	return 0
+}
+
+type Ptrace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint32                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	Pid           uint32                 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ptrace) Reset() {
+	*x = Ptrace{}
+	mi := &file_batch_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ptrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ptrace) ProtoMessage() {}
+
+func (x *Ptrace) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
+func (*Ptrace) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Ptrace) GetRequest() uint32 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *Ptrace) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+type Dup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Socket        *Socket                `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
+	Path          uint32                 `protobuf:"varint,2,opt,name=path,proto3" json:"path,omitempty"` // -> strings
+	Call          uint32                 `protobuf:"varint,3,opt,name=call,proto3" json:"call,omitempty"` // -> strings
+	OldFd         int32                  `protobuf:"zigzag32,4,opt,name=old_fd,json=oldFd,proto3" json:"old_fd,omitempty"`
+	NewFd         int32                  `protobuf:"zigzag32,5,opt,name=new_fd,json=newFd,proto3" json:"new_fd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dup) Reset() {
+	*x = Dup{}
+	mi := &file_batch_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dup) ProtoMessage() {}
+
+func (x *Dup) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dup.ProtoReflect.Descriptor instead.
+func (*Dup) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Dup) GetSocket() *Socket {
+	if x != nil {
+		return x.Socket
+	}
+	return nil
+}
+
+func (x *Dup) GetPath() uint32 {
+	if x != nil {
+		return x.Path
+	}
+	return 0
+}
+
+func (x *Dup) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Dup) GetOldFd() int32 {
+	if x != nil {
+		return x.OldFd
+	}
+	return 0
+}
+
+func (x *Dup) GetNewFd() int32 {
+	if x != nil {
+		return x.NewFd
+	}
+	return 0
+}
+
+type Namespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          uint32                 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"` // -> strings
+	Flags         uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"`
+	Inode         uint64                 `protobuf:"varint,3,opt,name=inode,proto3" json:"inode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Namespace) Reset() {
+	*x = Namespace{}
+	mi := &file_batch_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Namespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Namespace) ProtoMessage() {}
+
+func (x *Namespace) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
+func (*Namespace) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Namespace) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Namespace) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Namespace) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
+type Mount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          uint32                 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"` // -> strings, as are source, target and type
+	Source        uint32                 `protobuf:"varint,2,opt,name=source,proto3" json:"source,omitempty"`
+	Target        uint32                 `protobuf:"varint,3,opt,name=target,proto3" json:"target,omitempty"`
+	Type          uint32                 `protobuf:"varint,4,opt,name=type,proto3" json:"type,omitempty"`
+	Flags         uint32                 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	UmountFlags   uint32                 `protobuf:"varint,6,opt,name=umount_flags,json=umountFlags,proto3" json:"umount_flags,omitempty"`
+	Unverified    bool                   `protobuf:"varint,7,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	Truncated     uint32                 `protobuf:"varint,8,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mount) Reset() {
+	*x = Mount{}
+	mi := &file_batch_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mount) ProtoMessage() {}
+
+func (x *Mount) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mount.ProtoReflect.Descriptor instead.
+func (*Mount) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Mount) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Mount) GetSource() uint32 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *Mount) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *Mount) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Mount) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Mount) GetUmountFlags() uint32 {
+	if x != nil {
+		return x.UmountFlags
+	}
+	return 0
+}
+
+func (x *Mount) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
+func (x *Mount) GetTruncated() uint32 {
+	if x != nil {
+		return x.Truncated
+	}
+	return 0
+}
+
+type Memory struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Address          uint64                 `protobuf:"varint,1,opt,name=address,proto3" json:"address,omitempty"`
+	Length           uint64                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
+	Protection       uint32                 `protobuf:"varint,3,opt,name=protection,proto3" json:"protection,omitempty"`
+	Flags            uint32                 `protobuf:"varint,4,opt,name=flags,proto3" json:"flags,omitempty"`
+	Region           uint32                 `protobuf:"varint,5,opt,name=region,proto3" json:"region,omitempty"` // -> strings
+	Path             uint32                 `protobuf:"varint,6,opt,name=path,proto3" json:"path,omitempty"`     // -> strings
+	Device           uint32                 `protobuf:"varint,7,opt,name=device,proto3" json:"device,omitempty"`
+	Inode            uint64                 `protobuf:"varint,8,opt,name=inode,proto3" json:"inode,omitempty"`
+	UpperLayer       bool                   `protobuf:"varint,9,opt,name=upper_layer,json=upperLayer,proto3" json:"upper_layer,omitempty"`
+	PathLength       uint32                 `protobuf:"varint,10,opt,name=path_length,json=pathLength,proto3" json:"path_length,omitempty"`
+	Pid              uint32                 `protobuf:"varint,11,opt,name=pid,proto3" json:"pid,omitempty"`
+	VmFlags          uint64                 `protobuf:"varint,12,opt,name=vm_flags,json=vmFlags,proto3" json:"vm_flags,omitempty"`
+	Name             uint32                 `protobuf:"varint,13,opt,name=name,proto3" json:"name,omitempty"` // -> strings
+	MemfdFlags       uint32                 `protobuf:"varint,14,opt,name=memfd_flags,json=memfdFlags,proto3" json:"memfd_flags,omitempty"`
+	UserfaultfdFlags uint32                 `protobuf:"varint,15,opt,name=userfaultfd_flags,json=userfaultfdFlags,proto3" json:"userfaultfd_flags,omitempty"`
+	Unverified       bool                   `protobuf:"varint,16,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	Truncated        uint32                 `protobuf:"varint,17,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Memory) Reset() {
+	*x = Memory{}
+	mi := &file_batch_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Memory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Memory) ProtoMessage() {}
+
+func (x *Memory) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Memory.ProtoReflect.Descriptor instead.
+func (*Memory) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Memory) GetAddress() uint64 {
+	if x != nil {
+		return x.Address
+	}
+	return 0
+}
+
+func (x *Memory) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Memory) GetProtection() uint32 {
+	if x != nil {
+		return x.Protection
+	}
+	return 0
+}
+
+func (x *Memory) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Memory) GetRegion() uint32 {
+	if x != nil {
+		return x.Region
+	}
+	return 0
+}
+
+func (x *Memory) GetPath() uint32 {
+	if x != nil {
+		return x.Path
+	}
+	return 0
+}
+
+func (x *Memory) GetDevice() uint32 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *Memory) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
+func (x *Memory) GetUpperLayer() bool {
+	if x != nil {
+		return x.UpperLayer
+	}
+	return false
+}
+
+func (x *Memory) GetPathLength() uint32 {
+	if x != nil {
+		return x.PathLength
+	}
+	return 0
+}
+
+func (x *Memory) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Memory) GetVmFlags() uint64 {
+	if x != nil {
+		return x.VmFlags
+	}
+	return 0
+}
+
+func (x *Memory) GetName() uint32 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *Memory) GetMemfdFlags() uint32 {
+	if x != nil {
+		return x.MemfdFlags
+	}
+	return 0
+}
+
+func (x *Memory) GetUserfaultfdFlags() uint32 {
+	if x != nil {
+		return x.UserfaultfdFlags
+	}
+	return 0
+}
+
+func (x *Memory) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
+func (x *Memory) GetTruncated() uint32 {
+	if x != nil {
+		return x.Truncated
+	}
+	return 0
+}
+
+type Module struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          uint32                 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"` // -> strings
+	Name          uint32                 `protobuf:"varint,2,opt,name=name,proto3" json:"name,omitempty"` // -> strings
+	Path          uint32                 `protobuf:"varint,3,opt,name=path,proto3" json:"path,omitempty"` // -> strings
+	Device        uint32                 `protobuf:"varint,4,opt,name=device,proto3" json:"device,omitempty"`
+	Inode         uint64                 `protobuf:"varint,5,opt,name=inode,proto3" json:"inode,omitempty"`
+	UpperLayer    bool                   `protobuf:"varint,6,opt,name=upper_layer,json=upperLayer,proto3" json:"upper_layer,omitempty"`
+	Flags         uint32                 `protobuf:"varint,7,opt,name=flags,proto3" json:"flags,omitempty"`
+	Sha256        uint32                 `protobuf:"varint,8,opt,name=sha256,proto3" json:"sha256,omitempty"`                        // -> strings: hexadecimal
+	HashState     uint32                 `protobuf:"varint,9,opt,name=hash_state,json=hashState,proto3" json:"hash_state,omitempty"` // -> strings
+	Truncated     uint32                 `protobuf:"varint,10,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Module) Reset() {
+	*x = Module{}
+	mi := &file_batch_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Module) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Module) ProtoMessage() {}
+
+func (x *Module) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Module.ProtoReflect.Descriptor instead.
+func (*Module) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Module) GetCall() uint32 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Module) GetName() uint32 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *Module) GetPath() uint32 {
+	if x != nil {
+		return x.Path
+	}
+	return 0
+}
+
+func (x *Module) GetDevice() uint32 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *Module) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
+func (x *Module) GetUpperLayer() bool {
+	if x != nil {
+		return x.UpperLayer
+	}
+	return false
+}
+
+func (x *Module) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Module) GetSha256() uint32 {
+	if x != nil {
+		return x.Sha256
+	}
+	return 0
+}
+
+func (x *Module) GetHashState() uint32 {
+	if x != nil {
+		return x.HashState
+	}
+	return 0
+}
+
+func (x *Module) GetTruncated() uint32 {
+	if x != nil {
+		return x.Truncated
+	}
+	return 0
+}
+
+type BPF struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          uint32                 `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Name          uint32                 `protobuf:"varint,2,opt,name=name,proto3" json:"name,omitempty"` // -> strings
+	Instructions  uint32                 `protobuf:"varint,3,opt,name=instructions,proto3" json:"instructions,omitempty"`
+	ProgramId     uint32                 `protobuf:"varint,4,opt,name=program_id,json=programId,proto3" json:"program_id,omitempty"`
+	Unverified    bool                   `protobuf:"varint,5,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BPF) Reset() {
+	*x = BPF{}
+	mi := &file_batch_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BPF) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BPF) ProtoMessage() {}
+
+func (x *BPF) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BPF.ProtoReflect.Descriptor instead.
+func (*BPF) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *BPF) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *BPF) GetName() uint32 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *BPF) GetInstructions() uint32 {
+	if x != nil {
+		return x.Instructions
+	}
+	return 0
+}
+
+func (x *BPF) GetProgramId() uint32 {
+	if x != nil {
+		return x.ProgramId
+	}
+	return 0
+}
+
+func (x *BPF) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
+type IOUring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       uint32                 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	Flags         uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"`
+	Unverified    bool                   `protobuf:"varint,3,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IOUring) Reset() {
+	*x = IOUring{}
+	mi := &file_batch_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IOUring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IOUring) ProtoMessage() {}
+
+func (x *IOUring) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
+func (*IOUring) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *IOUring) GetEntries() uint32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *IOUring) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *IOUring) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
 type Ledger struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Observed      uint64                 `protobuf:"varint,1,opt,name=observed,proto3" json:"observed,omitempty"`
@@ -1461,7 +2623,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +2635,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +2648,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{14}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -1515,7 +2677,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +2689,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +2702,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{15}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Loss) GetStage() string {
@@ -1616,7 +2778,7 @@ const file_batch_proto_rawDesc = "" +
 	"\atask_id\x18\x03 \x01(\fR\x06taskId\x12\x16\n" +
 	"\x06family\x18\x04 \x01(\fR\x06family\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\fR\brevision\x12\x1c\n" +
-	"\tcontainer\x18\x06 \x01(\fR\tcontainer\"\xe9\x03\n" +
+	"\tcontainer\x18\x06 \x01(\fR\tcontainer\"\xcf\x04\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x15\n" +
 	"\x06ns_pid\x18\x02 \x01(\rR\x05nsPid\x12\x14\n" +
@@ -1642,7 +2804,12 @@ const file_batch_proto_rawDesc = "" +
 	"argsLength\x12\x0e\n" +
 	"\x02id\x18\x14 \x01(\fR\x02id\x12\x1d\n" +
 	"\n" +
-	"start_time\x18\x15 \x01(\x06R\tstartTime\"\xd1\x02\n" +
+	"start_time\x18\x15 \x01(\x06R\tstartTime\x12&\n" +
+	"\x0fexe_upper_layer\x18\x16 \x01(\bR\rexeUpperLayer\x12\x1d\n" +
+	"\n" +
+	"exe_length\x18\x17 \x01(\rR\texeLength\x12\x1d\n" +
+	"\n" +
+	"cwd_length\x18\x18 \x01(\rR\tcwdLength\"\xf5\x05\n" +
 	"\x05Event\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x12R\x04time\x12\x16\n" +
@@ -1655,7 +2822,17 @@ const file_batch_proto_rawDesc = "" +
 	"\x03net\x18\b \x01(\v2\x11.taskguard.v1.NetR\x03net\x12#\n" +
 	"\x03dns\x18\t \x01(\v2\x11.taskguard.v1.DNSR\x03dns\x12)\n" +
 	"\x05agent\x18\n" +
-	" \x01(\v2\x13.taskguard.v1.AgentR\x05agent\"\x9c\x01\n" +
+	" \x01(\v2\x13.taskguard.v1.AgentR\x05agent\x12\x16\n" +
+	"\x06target\x18\v \x01(\rR\x06target\x12)\n" +
+	"\x05setid\x18\f \x01(\v2\x13.taskguard.v1.SetIDR\x05setid\x12,\n" +
+	"\x06ptrace\x18\r \x01(\v2\x14.taskguard.v1.PtraceR\x06ptrace\x12#\n" +
+	"\x03dup\x18\x0e \x01(\v2\x11.taskguard.v1.DupR\x03dup\x125\n" +
+	"\tnamespace\x18\x0f \x01(\v2\x17.taskguard.v1.NamespaceR\tnamespace\x12#\n" +
+	"\x02fs\x18\x10 \x01(\v2\x13.taskguard.v1.MountR\x02fs\x12,\n" +
+	"\x06memory\x18\x11 \x01(\v2\x14.taskguard.v1.MemoryR\x06memory\x12,\n" +
+	"\x06module\x18\x12 \x01(\v2\x14.taskguard.v1.ModuleR\x06module\x12#\n" +
+	"\x03bpf\x18\x13 \x01(\v2\x11.taskguard.v1.BPFR\x03bpf\x12/\n" +
+	"\aiouring\x18\x14 \x01(\v2\x15.taskguard.v1.IOUringR\aiouring\"\x94\x03\n" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\rR\x04path\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x16\n" +
@@ -1664,7 +2841,19 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"unverified\x18\x05 \x01(\bR\n" +
 	"unverified\x12\x1c\n" +
-	"\ttruncated\x18\x06 \x01(\rR\ttruncated\"\xc8\x01\n" +
+	"\ttruncated\x18\x06 \x01(\rR\ttruncated\x12\x16\n" +
+	"\x06target\x18\a \x01(\rR\x06target\x12!\n" +
+	"\frename_flags\x18\b \x01(\rR\vrenameFlags\x12\x12\n" +
+	"\x04mode\x18\t \x01(\x04R\x04mode\x12\x10\n" +
+	"\x03uid\x18\n" +
+	" \x01(\x04R\x03uid\x12\x10\n" +
+	"\x03gid\x18\v \x01(\x04R\x03gid\x12\x1c\n" +
+	"\tdirectory\x18\f \x01(\bR\tdirectory\x12\x1f\n" +
+	"\vupper_layer\x18\r \x01(\bR\n" +
+	"upperLayer\x12\x1f\n" +
+	"\vpath_length\x18\x0e \x01(\rR\n" +
+	"pathLength\x12#\n" +
+	"\rtarget_length\x18\x0f \x01(\rR\ftargetLength\"\xc8\x01\n" +
 	"\x06Socket\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\rR\x06family\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\rR\x04type\x12\x1a\n" +
@@ -1674,14 +2863,15 @@ const file_batch_proto_rawDesc = "" +
 	"remotePort\x12\x19\n" +
 	"\blocal_ip\x18\x06 \x01(\fR\alocalIp\x12\x1d\n" +
 	"\n" +
-	"local_port\x18\a \x01(\rR\tlocalPort\"\x85\x01\n" +
+	"local_port\x18\a \x01(\rR\tlocalPort\"\x9f\x01\n" +
 	"\x03Net\x12,\n" +
 	"\x06socket\x18\x01 \x01(\v2\x14.taskguard.v1.SocketR\x06socket\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\rR\x04path\x12\x1e\n" +
 	"\n" +
 	"unverified\x18\x03 \x01(\bR\n" +
 	"unverified\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\rR\ttruncated\"\x95\x02\n" +
+	"\ttruncated\x18\x04 \x01(\rR\ttruncated\x12\x18\n" +
+	"\abacklog\x18\x05 \x01(\rR\abacklog\"\x95\x02\n" +
 	"\x03DNS\x12,\n" +
 	"\x06socket\x18\x01 \x01(\v2\x14.taskguard.v1.SocketR\x06socket\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -1698,7 +2888,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\rR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\rR\x04type\x12\x10\n" +
 	"\x03ttl\x18\x03 \x01(\rR\x03ttl\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\rR\x04data\"\xe4\x01\n" +
+	"\x04data\x18\x04 \x01(\rR\x04data\"\xc3\x02\n" +
 	"\x05Agent\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x14\n" +
@@ -1707,12 +2897,108 @@ const file_batch_proto_rawDesc = "" +
 	"\x05count\x18\x05 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04from\x18\x06 \x01(\x06R\x04from\x12\x0e\n" +
 	"\x02to\x18\a \x01(\x06R\x02to\x123\n" +
-	"\asources\x18\b \x03(\v2\x19.taskguard.v1.SourceStateR\asources\"y\n" +
+	"\asources\x18\b \x03(\v2\x19.taskguard.v1.SourceStateR\asources\x12\x14\n" +
+	"\x05phase\x18\t \x01(\tR\x05phase\x12\x16\n" +
+	"\x06cgroup\x18\n" +
+	" \x01(\fR\x06cgroup\x12/\n" +
+	"\adropped\x18\v \x03(\v2\x15.taskguard.v1.DroppedR\adropped\"G\n" +
+	"\aDropped\x12&\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"y\n" +
 	"\vSourceState\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\x12\x18\n" +
 	"\ahealthy\x18\x03 \x01(\bR\ahealthy\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"L\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xbb\x01\n" +
+	"\x05SetID\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\rR\x04call\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\x04R\x03uid\x12\x12\n" +
+	"\x04euid\x18\x03 \x01(\x04R\x04euid\x12\x12\n" +
+	"\x04suid\x18\x04 \x01(\x04R\x04suid\x12\x14\n" +
+	"\x05fsuid\x18\x05 \x01(\x04R\x05fsuid\x12\x10\n" +
+	"\x03gid\x18\x06 \x01(\x04R\x03gid\x12\x12\n" +
+	"\x04egid\x18\a \x01(\x04R\x04egid\x12\x12\n" +
+	"\x04sgid\x18\b \x01(\x04R\x04sgid\x12\x14\n" +
+	"\x05fsgid\x18\t \x01(\x04R\x05fsgid\"4\n" +
+	"\x06Ptrace\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\rR\arequest\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\rR\x03pid\"\x89\x01\n" +
+	"\x03Dup\x12,\n" +
+	"\x06socket\x18\x01 \x01(\v2\x14.taskguard.v1.SocketR\x06socket\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\rR\x04path\x12\x12\n" +
+	"\x04call\x18\x03 \x01(\rR\x04call\x12\x15\n" +
+	"\x06old_fd\x18\x04 \x01(\x11R\x05oldFd\x12\x15\n" +
+	"\x06new_fd\x18\x05 \x01(\x11R\x05newFd\"K\n" +
+	"\tNamespace\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\rR\x04call\x12\x14\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x14\n" +
+	"\x05inode\x18\x03 \x01(\x04R\x05inode\"\xd6\x01\n" +
+	"\x05Mount\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\rR\x04call\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\rR\x06source\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\rR\x06target\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\rR\x04type\x12\x14\n" +
+	"\x05flags\x18\x05 \x01(\rR\x05flags\x12!\n" +
+	"\fumount_flags\x18\x06 \x01(\rR\vumountFlags\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\a \x01(\bR\n" +
+	"unverified\x12\x1c\n" +
+	"\ttruncated\x18\b \x01(\rR\ttruncated\"\xd9\x03\n" +
+	"\x06Memory\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\x04R\aaddress\x12\x16\n" +
+	"\x06length\x18\x02 \x01(\x04R\x06length\x12\x1e\n" +
+	"\n" +
+	"protection\x18\x03 \x01(\rR\n" +
+	"protection\x12\x14\n" +
+	"\x05flags\x18\x04 \x01(\rR\x05flags\x12\x16\n" +
+	"\x06region\x18\x05 \x01(\rR\x06region\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\rR\x04path\x12\x16\n" +
+	"\x06device\x18\a \x01(\rR\x06device\x12\x14\n" +
+	"\x05inode\x18\b \x01(\x04R\x05inode\x12\x1f\n" +
+	"\vupper_layer\x18\t \x01(\bR\n" +
+	"upperLayer\x12\x1f\n" +
+	"\vpath_length\x18\n" +
+	" \x01(\rR\n" +
+	"pathLength\x12\x10\n" +
+	"\x03pid\x18\v \x01(\rR\x03pid\x12\x19\n" +
+	"\bvm_flags\x18\f \x01(\x04R\avmFlags\x12\x12\n" +
+	"\x04name\x18\r \x01(\rR\x04name\x12\x1f\n" +
+	"\vmemfd_flags\x18\x0e \x01(\rR\n" +
+	"memfdFlags\x12+\n" +
+	"\x11userfaultfd_flags\x18\x0f \x01(\rR\x10userfaultfdFlags\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x10 \x01(\bR\n" +
+	"unverified\x12\x1c\n" +
+	"\ttruncated\x18\x11 \x01(\rR\ttruncated\"\xfe\x01\n" +
+	"\x06Module\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\rR\x04call\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\rR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\rR\x04path\x12\x16\n" +
+	"\x06device\x18\x04 \x01(\rR\x06device\x12\x14\n" +
+	"\x05inode\x18\x05 \x01(\x04R\x05inode\x12\x1f\n" +
+	"\vupper_layer\x18\x06 \x01(\bR\n" +
+	"upperLayer\x12\x14\n" +
+	"\x05flags\x18\a \x01(\rR\x05flags\x12\x16\n" +
+	"\x06sha256\x18\b \x01(\rR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"hash_state\x18\t \x01(\rR\thashState\x12\x1c\n" +
+	"\ttruncated\x18\n" +
+	" \x01(\rR\ttruncated\"\x90\x01\n" +
+	"\x03BPF\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\rR\x04type\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\rR\x04name\x12\"\n" +
+	"\finstructions\x18\x03 \x01(\rR\finstructions\x12\x1d\n" +
+	"\n" +
+	"program_id\x18\x04 \x01(\rR\tprogramId\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x05 \x01(\bR\n" +
+	"unverified\"Y\n" +
+	"\aIOUring\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\rR\aentries\x12\x14\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x03 \x01(\bR\n" +
+	"unverified\"L\n" +
 	"\x06Ledger\x12\x1a\n" +
 	"\bobserved\x18\x01 \x01(\x04R\bobserved\x12&\n" +
 	"\x04lost\x18\x02 \x03(\v2\x12.taskguard.v1.LossR\x04lost\"p\n" +
@@ -1720,7 +3006,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12&\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x14\n" +
-	"\x05count\x18\x04 \x01(\x04R\x05count*\xc9\x01\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count*\xa1\x05\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROCESS_EXEC\x10\x01\x12\x10\n" +
@@ -1734,7 +3020,40 @@ const file_batch_proto_rawDesc = "" +
 	"\x0fAGENT_HEARTBEAT\x10\t\x12\x0e\n" +
 	"\n" +
 	"AGENT_LOSS\x10\n" +
-	"B5Z3github.com/taskguard/taskguard/sender/batch/batchpbb\x06proto3"
+	"\x12\x11\n" +
+	"\rPROCESS_SETID\x10\v\x12\x12\n" +
+	"\x0ePROCESS_PTRACE\x10\f\x12\x0f\n" +
+	"\vPROCESS_DUP\x10\r\x12\x15\n" +
+	"\x11PROCESS_NAMESPACE\x10\x0e\x12\x0f\n" +
+	"\vFILE_RENAME\x10\x0f\x12\r\n" +
+	"\tFILE_LINK\x10\x10\x12\x10\n" +
+	"\fFILE_SYMLINK\x10\x11\x12\x0f\n" +
+	"\vFILE_UNLINK\x10\x12\x12\x0e\n" +
+	"\n" +
+	"FILE_CHMOD\x10\x13\x12\x0e\n" +
+	"\n" +
+	"FILE_CHOWN\x10\x14\x12\f\n" +
+	"\bFS_MOUNT\x10\x15\x12\r\n" +
+	"\tFS_UMOUNT\x10\x16\x12\x0e\n" +
+	"\n" +
+	"MEMORY_MAP\x10\x17\x12\x12\n" +
+	"\x0eMEMORY_PROTECT\x10\x18\x12\x12\n" +
+	"\x0eMEMORY_VM_READ\x10\x19\x12\x13\n" +
+	"\x0fMEMORY_VM_WRITE\x10\x1a\x12\x10\n" +
+	"\fMEMORY_MEMFD\x10\x1b\x12\x16\n" +
+	"\x12MEMORY_USERFAULTFD\x10\x1c\x12\x0f\n" +
+	"\vMODULE_LOAD\x10\x1d\x12\f\n" +
+	"\bBPF_LOAD\x10\x1e\x12\x11\n" +
+	"\rIOURING_SETUP\x10\x1f\x12\x0e\n" +
+	"\n" +
+	"NET_SOCKET\x10 \x12\x0e\n" +
+	"\n" +
+	"NET_ACCEPT\x10!\x12\f\n" +
+	"\bNET_BIND\x10\"\x12\x0e\n" +
+	"\n" +
+	"NET_LISTEN\x10#\x12\f\n" +
+	"\bNET_SEND\x10$\x12\x12\n" +
+	"\x0eAGENT_THROTTLE\x10%B5Z3github.com/taskguard/taskguard/sender/batch/batchpbb\x06proto3"
 
 var (
 	file_batch_proto_rawDescOnce sync.Once
@@ -1749,7 +3068,7 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),           // 0: taskguard.v1.Kind
 	(*Batch)(nil),       // 1: taskguard.v1.Batch
@@ -1765,9 +3084,19 @@ var file_batch_proto_goTypes = []any{
 	(*Question)(nil),    // 11: taskguard.v1.Question
 	(*Answer)(nil),      // 12: taskguard.v1.Answer
 	(*Agent)(nil),       // 13: taskguard.v1.Agent
-	(*SourceState)(nil), // 14: taskguard.v1.SourceState
-	(*Ledger)(nil),      // 15: taskguard.v1.Ledger
-	(*Loss)(nil),        // 16: taskguard.v1.Loss
+	(*Dropped)(nil),     // 14: taskguard.v1.Dropped
+	(*SourceState)(nil), // 15: taskguard.v1.SourceState
+	(*SetID)(nil),       // 16: taskguard.v1.SetID
+	(*Ptrace)(nil),      // 17: taskguard.v1.Ptrace
+	(*Dup)(nil),         // 18: taskguard.v1.Dup
+	(*Namespace)(nil),   // 19: taskguard.v1.Namespace
+	(*Mount)(nil),       // 20: taskguard.v1.Mount
+	(*Memory)(nil),      // 21: taskguard.v1.Memory
+	(*Module)(nil),      // 22: taskguard.v1.Module
+	(*BPF)(nil),         // 23: taskguard.v1.BPF
+	(*IOUring)(nil),     // 24: taskguard.v1.IOUring
+	(*Ledger)(nil),      // 25: taskguard.v1.Ledger
+	(*Loss)(nil),        // 26: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
 	2,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
@@ -1775,27 +3104,39 @@ var file_batch_proto_depIdxs = []int32{
 	5,  // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
 	6,  // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
 	3,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	15, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	25, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
 	4,  // 6: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
 	0,  // 7: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
 	7,  // 8: taskguard.v1.Event.file:type_name -> taskguard.v1.File
 	9,  // 9: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
 	10, // 10: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
 	13, // 11: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	8,  // 12: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
-	8,  // 13: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
-	11, // 14: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
-	12, // 15: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
-	0,  // 16: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	14, // 17: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	0,  // 18: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	16, // 19: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 20: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 12: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	17, // 13: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	18, // 14: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	19, // 15: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	20, // 16: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	21, // 17: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	22, // 18: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	23, // 19: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	24, // 20: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	8,  // 21: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
+	8,  // 22: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
+	11, // 23: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
+	12, // 24: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
+	0,  // 25: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
+	15, // 26: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	14, // 27: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	0,  // 28: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 29: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	8,  // 30: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	26, // 31: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 32: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -1809,7 +3150,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
