@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test fuzz bench stress demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench stress demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -41,6 +41,14 @@ lint: ## Check format, vet, staticcheck, for both architectures
 test: ## Run every tier of tests that this machine can run; as root, install what they need first
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	go run ./scripts/tiers
+
+test-vm: ## Run the kernel tier in VMs: KERNEL=5.10|6.1|6.12|arm64-6.1 (all), RUN=regexp (all tests), VM_SHELL=1
+	@scripts/install-vm-tools.sh
+	@go build -o bin/tools/ ./scripts/vm
+	@bin/tools/vm -kernel '$(KERNEL)' -run '$(RUN)' $(if $(VM_SHELL),-shell)
+
+rungs: ## Print which rung of the ladder won, by kind and kernel, in the last runs of test and test-vm
+	@go run ./scripts/vm -rungs
 
 fuzz: ## Fuzz every law, FUZZTIME (60s) each
 	@for file in $$(grep -rlE --include='*_test.go' '^func Fuzz' $(GO_DIRS) | sort); do \

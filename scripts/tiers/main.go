@@ -1,9 +1,9 @@
 // Command tiers runs the module's tests, tier by tier, and says at the end what ran and what could not.
 //
-// A test's tier is in the name of its file: *_kernel_test.go, *_container_test.go, or any other for unit. It
-// promises: a tier this machine can run is run, and in those that need root a skip is a failure; a tier it cannot run
-// is named with the reason; every skipped test is listed with its reason; the last line is the sum. It exits with 1
-// if a test failed or did not compile.
+// It promises: a tier this machine can run is run, and in those that need root a skip is a failure; a tier it cannot
+// run is named with the reason; every skipped test is listed with its reason; the last line is the sum. It exits with
+// 1 if a test failed or did not compile. The rungs that the kernel tier's tests told of are printed, and kept for
+// `make rungs`.
 package main
 
 import (
@@ -14,10 +14,15 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/scripts/suite"
 )
 
 func main() {
@@ -40,14 +45,11 @@ type tier struct {
 var errFailed = errors.New("tests failed")
 
 func run(ctx context.Context, out io.Writer) error {
-	found, err := findTests(".")
+	found, err := suite.Find(".")
 	if err != nil {
 		return err
 	}
-	if err := found.checkNames(); err != nil {
-		return err
-	}
-	var sum result
+	var sum suite.Result
 	var summary strings.Builder
 	for _, t := range tiers(found) {
 		if t.cannot != "" {
@@ -61,18 +63,18 @@ func run(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("run %s tier: %w", t.name, err)
 		}
 		fmt.Fprintf(&summary, "%-10s %s in %s%s\n", t.name, r, time.Since(start).Round(time.Second), t.note)
-		sum.add(r)
+		sum.Add(r)
 	}
 	fmt.Fprintf(out, "== summary\n%s%s\n", summary.String(), sum)
-	if sum.failed > 0 {
+	if sum.Failed > 0 {
 		return errFailed
 	}
 	return nil
 }
 
 // tiers lists them all, in the order in which they run.
-func tiers(found tests) []tier {
-	unit := tier{name: "unit", args: []string{"-skip", found.pattern("kernel", "container"), "./..."}}
+func tiers(found suite.Tests) []tier {
+	unit := tier{name: "unit", args: []string{"-skip", found.Pattern("kernel", "container"), "./..."}}
 	if _, err := exec.LookPath("gcc"); err == nil {
 		unit.args = append([]string{"-race"}, unit.args...)
 	} else {
@@ -85,7 +87,7 @@ func tiers(found tests) []tier {
 			t.cannot = "there are no such tests"
 		}
 		// One package at a time: they share the kernel's audit rules, cgroups and event rates.
-		t.args = append([]string{"-p", "1", "-run", found.pattern(name)}, found.packages(name)...)
+		t.args = append([]string{"-p", "1", "-run", found.Pattern(name)}, found.Packages(name)...)
 		list = append(list, t)
 	}
 	return list
@@ -121,7 +123,7 @@ func hasCapability(bit uint) bool {
 }
 
 // run runs the tier's tests and reports as they end.
-func (t *tier) run(ctx context.Context, out io.Writer) (result, error) {
+func (t *tier) run(ctx context.Context, out io.Writer) (suite.Result, error) {
 	args := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=20m"}, t.args)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -133,18 +135,54 @@ func (t *tier) run(ctx context.Context, out io.Writer) (result, error) {
 	cmd.Stderr = out
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return result{}, err
+		return suite.Result{}, err
 	}
 	if err := cmd.Start(); err != nil {
-		return result{}, err
+		return suite.Result{}, err
 	}
-	r, readErr := report(stdout, out)
+	report := suite.NewReport(out)
+	readErr := report.AddAll(stdout)
 	waitErr := cmd.Wait()
+	r := report.Result()
 	if ctx.Err() != nil {
 		return r, errors.New("interrupted")
 	}
-	if waitErr != nil && r.failed == 0 {
+	if waitErr != nil && r.Failed == 0 {
 		return r, fmt.Errorf("go test failed without a failed test: %w", waitErr)
 	}
+	if t.name == "kernel" {
+		return r, errors.Join(readErr, keepRungs(out, report.Rungs()))
+	}
 	return r, readErr
+}
+
+// keepRungs prints the rungs of the running kernel, and keeps them for the table of all kernels.
+func keepRungs(out io.Writer, rungs []suite.Rung) error {
+	kernel, err := runningKernel()
+	if err != nil {
+		return err
+	}
+	if len(rungs) > 0 {
+		if err := suite.PrintRungs(out, map[string][]suite.Rung{kernel: rungs}); err != nil {
+			return err
+		}
+	}
+	return suite.WriteRungs(suite.RungsDir, kernel, rungs)
+}
+
+// runningKernel names this machine's kernel as scripts/vm names its own: "6.1", "arm64-6.1".
+func runningKernel() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", fmt.Errorf("read kernel version: %w", err)
+	}
+	version := strings.SplitN(unix.ByteSliceToString(name.Release[:]), ".", 3)
+	if len(version) < 2 {
+		return "", fmt.Errorf("read kernel version: %q has no two numbers", version)
+	}
+	kernel := version[0] + "." + version[1]
+	if runtime.GOARCH != "amd64" {
+		kernel = runtime.GOARCH + "-" + kernel
+	}
+	return kernel, nil
 }

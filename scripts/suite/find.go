@@ -1,4 +1,8 @@
-package main
+// Package suite finds the module's tests by tier, and turns what they print into lines for people, a sum, and a table
+// of the rungs that won.
+//
+// A test's tier is in the name of its file: *_kernel_test.go, *_container_test.go, or any other for unit.
+package suite
 
 import (
 	"fmt"
@@ -11,14 +15,14 @@ import (
 	"strings"
 )
 
-// tests holds tests by tier, name and the directories in which they are.
-type tests map[string]map[string][]string
+// Tests holds tests by tier, name and the directories in which they are.
+type Tests map[string]map[string][]string
 
 var testFunction = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Example)\w*)\(`)
 
-// findTests reads the test files of a module.
-func findTests(root string) (tests, error) {
-	found := tests{}
+// Find reads the test files of a module. It fails where two tiers share a name.
+func Find(root string) (Tests, error) {
+	found := Tests{}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -40,7 +44,10 @@ func findTests(root string) (tests, error) {
 		}
 		return nil
 	})
-	return found, err
+	if err != nil {
+		return nil, fmt.Errorf("find tests: %w", err)
+	}
+	return found, found.checkNames()
 }
 
 func tierOf(file string) string {
@@ -52,7 +59,7 @@ func tierOf(file string) string {
 	return "unit"
 }
 
-func (t tests) add(tier, name, dir string) {
+func (t Tests) add(tier, name, dir string) {
 	if t[tier] == nil {
 		t[tier] = map[string][]string{}
 	}
@@ -61,7 +68,7 @@ func (t tests) add(tier, name, dir string) {
 
 // checkNames reports names that two tiers share. Tests are chosen by name, so one of the two would run in the wrong
 // tier, or in none.
-func (t tests) checkNames() error {
+func (t Tests) checkNames() error {
 	first := map[string]string{}
 	for _, tier := range slices.Sorted(maps.Keys(t)) {
 		for name, dirs := range t[tier] {
@@ -75,8 +82,8 @@ func (t tests) checkNames() error {
 	return nil
 }
 
-// pattern matches the names of the tiers' tests, for -run and -skip; without any it matches none.
-func (t tests) pattern(tiers ...string) string {
+// Pattern matches the names of the tiers' tests, for -run and -skip; without any it matches none.
+func (t Tests) Pattern(tiers ...string) string {
 	var names []string
 	for _, tier := range tiers {
 		names = slices.AppendSeq(names, maps.Keys(t[tier]))
@@ -85,8 +92,8 @@ func (t tests) pattern(tiers ...string) string {
 	return "^(" + strings.Join(names, "|") + ")$"
 }
 
-// packages returns the packages that have tests of the tier.
-func (t tests) packages(tier string) []string {
+// Packages returns the packages that have tests of the tier, as paths below the module's root that begin with "./".
+func (t Tests) Packages(tier string) []string {
 	dirs := map[string]bool{}
 	for _, in := range t[tier] {
 		for _, dir := range in {
@@ -94,4 +101,19 @@ func (t tests) packages(tier string) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(dirs))
+}
+
+// Matching returns the tests whose names a regular expression matches.
+func (t Tests) Matching(re *regexp.Regexp) Tests {
+	kept := Tests{}
+	for tier, tests := range t {
+		for name, dirs := range tests {
+			if re.MatchString(name) {
+				for _, dir := range dirs {
+					kept.add(tier, name, dir)
+				}
+			}
+		}
+	}
+	return kept
 }

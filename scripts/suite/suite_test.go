@@ -1,4 +1,4 @@
-package main
+package suite
 
 import (
 	"os"
@@ -25,18 +25,18 @@ func TestFindTests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	found, err := findTests(root)
+	found, err := Find(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a, b := filepath.Join(root, "a"), filepath.Join(root, "b")
-	want := tests{
+	want := Tests{
 		"unit": {"TestA": {a}, "FuzzA": {a}}, "kernel": {"TestKernel": {a}}, "container": {"TestContainer": {b}},
 	}
 	if !reflect.DeepEqual(found, want) {
 		t.Errorf("found %v, want %v", found, want)
 	}
-	if got, want := found.pattern("kernel", "container"), "^(TestContainer|TestKernel)$"; got != want {
+	if got, want := found.Pattern("kernel", "container"), "^(TestContainer|TestKernel)$"; got != want {
 		t.Errorf("pattern %s, want %s", got, want)
 	}
 	if err := found.checkNames(); err != nil {
@@ -52,44 +52,49 @@ func TestReport(t *testing.T) {
 	const module = "github.com/taskguard/taskguard/"
 	for name, c := range map[string]struct {
 		lines  []string
-		want   result
+		want   Result
 		prints []string
 	}{
 		"all pass": {[]string{
 			`{"Action":"pass","Package":"` + module + `a","Test":"TestX"}`,
 			`{"Action":"pass","Package":"` + module + `a","Test":"TestX/sub"}`,
 			`{"Action":"pass","Package":"` + module + `a","Elapsed":1.5}`,
-		}, result{passed: 1}, []string{"ok   a ", "1.50s"}},
+		}, Result{Passed: 1}, []string{"ok   a ", "1.50s"}},
 		"a skip says why": {[]string{
 			`{"Action":"output","Package":"` + module + `a","Test":"TestX","Output":"    x_test.go:1: needs root\n"}`,
 			`{"Action":"skip","Package":"` + module + `a","Test":"TestX"}`,
 			`{"Action":"pass","Package":"` + module + `a"}`,
-		}, result{skipped: 1}, []string{"skip a TestX", "needs root"}},
+		}, Result{Skipped: 1}, []string{"skip a TestX", "needs root"}},
 		"a failure shows its output": {[]string{
 			`{"Action":"output","Package":"` + module + `a","Test":"TestX","Output":"got 1, want 2\n"}`,
 			`{"Action":"fail","Package":"` + module + `a","Test":"TestX"}`,
 			`{"Action":"fail","Package":"` + module + `a"}`,
-		}, result{failed: 1}, []string{"FAIL a TestX", "got 1, want 2"}},
+		}, Result{Failed: 1}, []string{"FAIL a TestX", "got 1, want 2"}},
 		"what does not compile has failed": {[]string{
 			`{"Action":"build-output","ImportPath":"` + module + `a","Output":"undefined: x\n"}`,
 			`{"Action":"fail","Package":"` + module + `a"}`,
-		}, result{failed: 1}, []string{"undefined: x"}},
+		}, Result{Failed: 1}, []string{"undefined: x"}},
 		"a panic ends the package": {[]string{
 			`{"Action":"output","Package":"` + module + `a","Test":"TestX","Output":"panic: boom\n"}`,
 			`{"Action":"fail","Package":"` + module + `a"}`,
-		}, result{failed: 1}, []string{"panic: boom"}},
+		}, Result{Failed: 1}, []string{"panic: boom"}},
 		"a test that never ended": {[]string{
 			`{"Action":"fail","Package":"` + module + `a","Test":"TestX"}`,
 			`{"Action":"output","Package":"` + module + `a","Test":"TestY","Output":"goroutine 1\n"}`,
 			`{"Action":"fail","Package":"` + module + `a"}`,
-		}, result{failed: 2}, []string{"FAIL a TestX", "goroutine 1"}},
-		"no tests": {[]string{`{"Action":"skip","Package":"` + module + `a"}`}, result{}, nil},
+		}, Result{Failed: 2}, []string{"FAIL a TestX", "goroutine 1"}},
+		"no tests": {[]string{`{"Action":"skip","Package":"` + module + `a"}`}, Result{}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
-			got, err := report(strings.NewReader(strings.Join(c.lines, "\n")), &out)
-			if err != nil || got != c.want {
-				t.Errorf("%v, %v; want %v", got, err, c.want)
+			r := NewReport(&out)
+			for _, line := range c.lines {
+				if err := r.Add([]byte(line)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := r.Result(); got != c.want {
+				t.Errorf("%v, want %v", got, c.want)
 			}
 			for _, text := range c.prints {
 				if !strings.Contains(out.String(), text) {

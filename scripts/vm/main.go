@@ -1,0 +1,167 @@
+// Command vm runs the kernel tier's tests on the kernels that TaskGuard supports, each in a virtual machine.
+//
+// It promises: a machine boots once and runs the test binaries one after the other; a test that fails or is skipped, a
+// machine that stops early, and one that takes too long, each fail the run; and when it returns, the machines have
+// ended and their files are gone. Only packages that were downloaded stay, in $XDG_CACHE_HOME/taskguard/vm.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/taskguard/taskguard/scripts/suite"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(1)
+	}
+}
+
+// kernel is a Linux of Debian's.
+type kernel struct {
+	name  string
+	arch  string // Debian's and Go's word for it
+	suite string // of Debian, that it is in
+}
+
+// kernels are those that the tests must pass on.
+func kernels() []kernel {
+	return []kernel{
+		{"5.10", "amd64", "bullseye-security"},
+		{"6.1", "amd64", "bookworm"},
+		{"6.12", "amd64", "trixie"},
+		{"arm64-6.1", "arm64", "bookworm"},
+	}
+}
+
+// choose returns the kernels that a name means; empty for all.
+func choose(name string) ([]kernel, error) {
+	if name == "" {
+		return kernels(), nil
+	}
+	var names []string
+	for _, k := range kernels() {
+		if k.name == name {
+			return []kernel{k}, nil
+		}
+		names = append(names, k.name)
+	}
+	return nil, fmt.Errorf("no kernel %q: choose one of %s", name, strings.Join(names, ", "))
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
+	name := flags.String("kernel", "", "run on this kernel only")
+	only := flags.String("run", "", "run only tests that match this `regexp`; after a slash, subtests as go test -run has it")
+	shell := flags.Bool("shell", false, "give a shell in the machine instead of running the tests")
+	rungs := flags.Bool("rungs", false, "print the table of the rungs that won in the last runs, and nothing else")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *rungs {
+		return printRungs(out)
+	}
+	chosen, err := choose(*name)
+	if err != nil {
+		return err
+	}
+	if *shell && len(chosen) > 1 {
+		return errors.New("a shell needs one kernel: set KERNEL")
+	}
+	work, err := prepare(*only)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work.dir)
+	if *shell {
+		return work.shell(ctx, chosen[0])
+	}
+	return work.test(ctx, chosen, out)
+}
+
+// work is what all machines share.
+type work struct {
+	dir      string // removed at the end
+	packages packages
+	tests    suite.Tests
+	subtests string // behind the test's name in -run, with its slash
+	partial  bool   // not all tests run
+}
+
+func prepare(only string) (*work, error) {
+	tests, err := suite.Find(".")
+	if err != nil {
+		return nil, err
+	}
+	name, subtests, nested := strings.Cut(only, "/")
+	re, err := regexp.Compile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read RUN: %w", err)
+	}
+	w := &work{tests: tests.Matching(re), partial: only != ""}
+	if nested {
+		w.subtests = "/" + subtests
+	}
+	if len(w.tests["kernel"]) == 0 {
+		return nil, fmt.Errorf("no test of the kernel tier matches %q", name)
+	}
+	if w.packages, err = newPackages(); err != nil {
+		return nil, err
+	}
+	w.dir, err = os.MkdirTemp("", "taskguard-vm-")
+	return w, err
+}
+
+// test runs the tests on the kernels.
+func (w *work) test(ctx context.Context, chosen []kernel, out io.Writer) error {
+	var sum suite.Result
+	var summary strings.Builder
+	for _, k := range chosen {
+		fmt.Fprintf(out, "== vm %s\n", k.name)
+		start := time.Now()
+		report := suite.NewReport(out)
+		if err := w.testOn(ctx, k, report, out); err != nil {
+			return fmt.Errorf("test on %s: %w", k.name, err)
+		}
+		r := report.Result()
+		fmt.Fprintf(&summary, "vm %-10s %s in %s\n", k.name+":", r, time.Since(start).Round(time.Second))
+		sum.Add(r)
+		if !w.partial {
+			if err := suite.WriteRungs(suite.RungsDir, k.name, report.Rungs()); err != nil {
+				return err
+			}
+		}
+	}
+	fmt.Fprintf(out, "== summary\n%s", summary.String())
+	if err := printRungs(out); err != nil {
+		return err
+	}
+	switch {
+	case sum.Failed > 0:
+		return errors.New("tests failed")
+	case sum.Skipped > 0:
+		return errors.New("tests were skipped")
+	}
+	return nil
+}
+
+func printRungs(out io.Writer) error {
+	all, err := suite.ReadRungs(suite.RungsDir)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	return suite.PrintRungs(out, all)
+}
