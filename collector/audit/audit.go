@@ -34,8 +34,12 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/elastic/go-libaudit/v2"
 
 	"github.com/taskguard/taskguard/collector"
 	"github.com/taskguard/taskguard/collector/event"
@@ -101,13 +105,17 @@ func (c Config) withDefaults() Config {
 type Source struct {
 	config Config
 	kernel *kernel
-	opened time.Time // before the first rule
+	calls  *atomic.Pointer[calls] // of the kinds that are collected
+	opened time.Time              // before the first rule
 	close  sync.Once
 
+	setting sync.Mutex // held while the kinds change; before mu
 	mu      sync.Mutex
+	kinds   []event.Kind          // guarded by mu; those wanted
+	refused map[event.Kind]string // guarded by mu; why a wanted kind is off
 	mode    mode                  // guarded by mu
 	trouble string                // guarded by mu; why nothing can be collected at the moment
-	refused map[event.Kind]string // immutable
+	note    string                // guarded by mu; what else an operator should know of how it is collected
 }
 
 // New puts the rules into the kernel; records wait in the socket's buffer until Run. The error wraps one of this
@@ -115,21 +123,75 @@ type Source struct {
 // is off, as State tells.
 func New(config Config) (*Source, error) {
 	config = config.withDefaults()
-	rules, err := buildRules(config.Kinds, config.key, os.Getpid())
-	if err != nil {
-		return nil, err
-	}
+	return open(config, &kernel{
+		procRoot: config.ProcRoot, key: config.key, buffer: config.ReceiveBuffer, self: os.Getpid(),
+		dial:   func() (*libaudit.AuditClient, error) { return libaudit.NewAuditClient(nil) },
+		listen: openSocket,
+	})
+}
+
+func open(config Config, k *kernel) (*Source, error) {
 	opened := time.Now()
-	k := &kernel{procRoot: config.ProcRoot, key: config.key, buffer: config.ReceiveBuffer, rules: rules}
-	if err := k.acquire(); err != nil {
+	kinds := slices.Clone(config.Kinds)
+	if err := k.acquire(expressible(kinds)); err != nil {
 		return nil, fmt.Errorf("open audit: %w", err)
 	}
-	s := &Source{config: config, kernel: k, opened: opened, mode: k.mode, refused: map[event.Kind]string{}}
-	for kind, err := range k.refused {
-		s.refused[kind] = err.Error()
-		config.Logger.Warn("audit cannot collect a kind", "kind", kind, "error", err)
+	s := &Source{config: config, kernel: k, calls: tableOf(nil), opened: opened, mode: k.mode}
+	s.adopt(kinds)
+	if status, err := k.status(); err == nil {
+		s.describe(status)
 	}
 	return s, nil
+}
+
+// expressible are those of kinds that audit can tell of.
+func expressible(kinds []event.Kind) []event.Kind {
+	all := Kinds()
+	return slices.DeleteFunc(slices.Clone(kinds), func(kind event.Kind) bool { return !slices.Contains(all, kind) })
+}
+
+// SetKinds changes the wanted kinds; an empty list wants none. Rules are added before others are removed, so that a
+// kind that stays wanted misses nothing. When it fails, the kinds stay as they were. It may be called at any time, also
+// while Run runs, and by several goroutines.
+func (s *Source) SetKinds(kinds []event.Kind) error {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	kinds = slices.Clone(kinds)
+	before := s.collected()
+	// Records of a new kind may come as soon as there are rules.
+	s.decode(append(slices.Clone(before), expressible(kinds)...))
+	if err := s.kernel.want(expressible(kinds)); err != nil {
+		s.decode(before)
+		return fmt.Errorf("change the kinds of audit: %w", err)
+	}
+	s.adopt(kinds)
+	return nil
+}
+
+// adopt makes kinds those that are wanted, as far as the kernel took their rules.
+func (s *Source) adopt(kinds []event.Kind) {
+	refused := map[event.Kind]string{}
+	for kind, err := range s.kernel.refusals() {
+		refused[kind] = err.Error()
+		s.config.Logger.Warn("audit cannot collect a kind", "kind", kind, "error", err)
+	}
+	s.mu.Lock()
+	s.kinds, s.refused = kinds, refused
+	s.mu.Unlock()
+	s.decode(s.collected())
+}
+
+// collected returns the kinds that are wanted and not off.
+func (s *Source) collected() []event.Kind {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(expressible(s.kinds), func(kind event.Kind) bool { return s.refused[kind] != "" })
+}
+
+// decode makes events of kinds, and of no others.
+func (s *Source) decode(kinds []event.Kind) {
+	table := callTable(kinds)
+	s.calls.Store(&table)
 }
 
 // Close removes the rules and puts everything back. It is not for use while Run runs, which does it itself.
@@ -139,25 +201,47 @@ func (s *Source) Close() (err error) {
 		if err = s.kernel.release(); err != nil {
 			err = fmt.Errorf("close audit: %w", err)
 		}
+		if s.kernel.locked {
+			s.config.Logger.Warn("the audit configuration is locked: its rules and settings stay until the next boot")
+		}
 	})
 	return err
 }
 
-// State tells how each wanted kind is collected, in the order of Config.Kinds.
+// State tells how each wanted kind is collected, in the order in which they were given.
 func (s *Source) State() []event.SourceState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	states := make([]event.SourceState, 0, len(s.config.Kinds))
-	for _, kind := range s.config.Kinds {
+	states := make([]event.SourceState, 0, len(s.kinds))
+	told := Kinds()
+	for _, kind := range s.kinds {
 		state := event.SourceState{Kind: kind, Via: string(s.mode), Healthy: s.trouble == "", Reason: s.trouble}
-		if !slices.Contains(Kinds(), kind) {
-			state = event.SourceState{Kind: kind, Via: "off", Reason: "audit records do not tell of it"}
+		if state.Healthy {
+			state.Reason = s.note
+		}
+		if !slices.Contains(told, kind) {
+			state = event.SourceState{Kind: kind, Via: "off", Reason: untold(kind)}
 		} else if reason := s.refused[kind]; reason != "" {
 			state = event.SourceState{Kind: kind, Via: "off", Reason: reason}
 		}
 		states = append(states, state)
 	}
 	return states
+}
+
+// describe notes who shares audit with us.
+func (s *Source) describe(status *libaudit.AuditStatus) {
+	var notes []string
+	if s.currentMode() == multicast && status.PID != 0 {
+		notes = append(notes, fmt.Sprintf("copies of the records for the audit daemon (%s, pid %d)",
+			s.kernel.nameOf(status.PID), status.PID))
+	}
+	if status.Enabled == immutable {
+		notes = append(notes, "the configuration is locked until the next boot: no kind can be added")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note = strings.Join(notes, "; ")
 }
 
 // trip notes why nothing can be collected, or with "" that it can again, and logs the change.
@@ -179,7 +263,7 @@ func (s *Source) trip(reason string) {
 // back. Events are emitted by one goroutine, in the order in which the kernel ended them.
 func (s *Source) Run(ctx context.Context, sink collector.Sink) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
-	r := newReader(s.config, sink, s.opened)
+	r := newReader(s.config, s.calls, sink, s.opened)
 	w := &watcher{source: s, sink: sink, lost: s.kernel.lost}
 
 	watchCtx, stopWatch := context.WithCancel(ctx)
