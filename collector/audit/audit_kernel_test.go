@@ -67,6 +67,8 @@ func act(action string) int {
 		return errnoCode(fd, err)
 	case "truncate":
 		return errnoCode(0, unix.Truncate(arg, 0))
+	case "do":
+		return doActivity(arg)
 	case "source":
 		return runUntilKilled()
 	case "powerless":
@@ -244,22 +246,21 @@ func newRecorder() *recorder {
 
 func (r *recorder) Emit(e *event.Event) {
 	c := *e
-	if e.Process != nil {
-		p := *e.Process
-		c.Process = &p
-	}
-	if e.File != nil {
-		f := *e.File
-		c.File = &f
-	}
-	if e.Net != nil {
-		n := *e.Net
-		c.Net = &n
-	}
+	c.Process, c.Target, c.File, c.Net = copyOf(e.Process), copyOf(e.Target), copyOf(e.File), copyOf(e.Net)
+	c.SetID, c.Ptrace, c.Namespace, c.FS = copyOf(e.SetID), copyOf(e.Ptrace), copyOf(e.Namespace), copyOf(e.FS)
+	c.Memory, c.Module, c.BPF, c.IOUring = copyOf(e.Memory), copyOf(e.Module), copyOf(e.BPF), copyOf(e.IOUring)
 	r.mu.Lock()
 	r.events = append(r.events, c)
 	r.mu.Unlock()
 	r.tell()
+}
+
+func copyOf[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
 }
 
 func (r *recorder) Lost(kind event.Kind, stage, cause string, n uint64) {

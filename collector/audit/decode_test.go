@@ -309,7 +309,8 @@ func TestDecodeOpen(t *testing.T) {
 }
 
 func TestDecodeConnectOfI386(t *testing.T) {
-	e, _, v := decodeRecords(t, "SYSCALL "+i386+"102 success=no exit=-115 a0=3"+who, "SOCKETCALL nargs=3 a0=3 a1=1 a2=10", "SOCKADDR saddr=020000507F000001")
+	e, _, v := decodeRecords(t, "SYSCALL "+i386+"102 success=no exit=-115 a0=3"+who, "SOCKETCALL nargs=3 a0=3 a1=1 a2=10",
+		"SOCKADDR saddr=020000507F000001")
 	if v != decoded || e.Result != 115 || e.Net.RemotePort != 80 || e.Net.RemoteIP.String() != "127.0.0.1" {
 		t.Errorf("verdict %d: %+v", v, e)
 	}

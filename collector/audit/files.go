@@ -28,8 +28,8 @@ func (d *decoder) changeFile(g *group) verdict {
 }
 
 // rename finds the old name among the names that went and the new one among those that came. With an exchange two come,
-// and when a file was replaced two went. Of an attempt that failed the kernel writes less, and in no certain order: then
-// only the directories are told, and these only when they are the same.
+// and when a file was replaced two went. Of an attempt that failed the kernel writes less, and in no certain order:
+// then only the directories are told, and these only when they are the same.
 func (d *decoder) rename(g *group) {
 	f := &d.file
 	was, is := d.nth(rankDelete, 0), d.nth(rankCreate, 0)
@@ -47,8 +47,8 @@ func (d *decoder) rename(g *group) {
 	}
 }
 
-// link finds the new name among those that came, and what it refers to: of link(2) a file that was found, of symlink(2) a
-// name that was not looked up. When both names are of that sort, the kernel does not tell which is which.
+// link finds the new name among those that came, and what it refers to: of link(2) a file that was found, of symlink(2)
+// a name that was not looked up. When both names are of that sort, the kernel does not tell which is which.
 func (d *decoder) link(g *group) {
 	is, of := d.nth(rankCreate, 0), d.nth(rankNormal, 0)
 	if d.call.kind == event.FileSymlink || of == nil {

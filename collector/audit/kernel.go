@@ -59,8 +59,8 @@ type step struct {
 	undo, yield func() error
 }
 
-// acquire opens the sockets, chooses the mode, and puts the rules for kinds into the kernel. When it fails nothing stays
-// changed.
+// acquire opens the sockets, chooses the mode, and puts the rules for kinds into the kernel. When it fails nothing
+// stays changed.
 func (k *kernel) acquire(kinds []event.Kind) (err error) {
 	defer func() {
 		if err != nil {
