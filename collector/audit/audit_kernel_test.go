@@ -210,6 +210,11 @@ func snapshot(t *testing.T, client *libaudit.AuditClient) (libaudit.AuditStatus,
 	if err != nil {
 		t.Fatalf("list rules: %v", err)
 	}
+	return *status, ruleTexts(raw)
+}
+
+// ruleTexts gives rules the form of auditctl(8).
+func ruleTexts(raw [][]byte) []string {
 	var rules []string
 	for _, r := range raw {
 		text, err := rule.ToCommandLine(r, false)
@@ -218,7 +223,7 @@ func snapshot(t *testing.T, client *libaudit.AuditClient) (libaudit.AuditStatus,
 		}
 		rules = append(rules, text)
 	}
-	return *status, rules
+	return rules
 }
 
 func restore(t *testing.T, client *libaudit.AuditClient, to libaudit.AuditStatus) {
