@@ -324,7 +324,9 @@ func start(t *testing.T, config Config) (*Source, *recorder, func()) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { f.Close() })
-		config.Records = f
+		config.Records = &descendants{
+			out: f, pids: map[string]bool{strconv.Itoa(os.Getpid()): true}, events: map[string][]string{},
+		}
 	}
 	s, err := New(config)
 	if err != nil {
@@ -342,6 +344,36 @@ func start(t *testing.T, config Config) (*Source, *recorder, func()) {
 	})
 	t.Cleanup(stop)
 	return s, sink, stop
+}
+
+// descendants is a writer of records that passes on those of this process's descendants: what else happens on the
+// machine is nobody's business.
+type descendants struct {
+	out    io.Writer
+	pids   map[string]bool
+	events map[string][]string // lines of the events that are under way, by their stamps
+}
+
+// Write implements io.Writer for one line.
+func (w *descendants) Write(line []byte) (int, error) {
+	stamp := strings.Fields(string(line))[1]
+	w.events[stamp] = append(w.events[stamp], string(line))
+	if !strings.HasPrefix(string(line), "type=EOE ") {
+		return len(line), nil
+	}
+	event := w.events[stamp]
+	delete(w.events, stamp)
+	for _, l := range event {
+		if !strings.HasPrefix(l, "type=SYSCALL ") {
+			continue
+		}
+		if ppid := string(fieldOf([]byte(l), "ppid")); w.pids[ppid] {
+			w.pids[string(fieldOf([]byte(l), "pid"))] = true
+			_, err := io.WriteString(w.out, strings.Join(event, ""))
+			return len(line), err
+		}
+	}
+	return len(line), nil
 }
 
 // wantProcess checks what every event of a child that runs this binary says of its process.
