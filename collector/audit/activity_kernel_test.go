@@ -413,7 +413,8 @@ func socketActivities() []activity {
 		socket("sendto", event.NetSend,
 			func() error { return unix.Sendto(open(unix.AF_INET, unix.SOCK_DGRAM), []byte("x"), 0, to) }, remote(local, 9), nil),
 		socket("sendmsg", event.NetSend,
-			func() error { return unix.Sendmsg(open(unix.AF_INET, unix.SOCK_DGRAM), []byte("x"), nil, to, 0) }, remote(local, 9), nil),
+			func() error { return unix.Sendmsg(open(unix.AF_INET, unix.SOCK_DGRAM), []byte("x"), nil, to, 0) },
+			remote(local, 9), nil),
 		socket("sendto by IPv6", event.NetSend, func() error {
 			to6 := &unix.SockaddrInet6{Addr: netip.MustParseAddr("::ffff:127.0.0.1").As16(), Port: 9}
 			return unix.Sendto(open(unix.AF_INET6, unix.SOCK_DGRAM), []byte("x"), 0, to6)

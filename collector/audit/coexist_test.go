@@ -32,7 +32,8 @@ func TestLockedWithoutRules(t *testing.T) {
 	f.status.Enabled = immutable
 	f.rules = [][]byte{ruleOf(t, "b64", "auid>=1000", "foreign", 1, "execve", "execveat")}
 	_, err := f.source(t, Config{Kinds: []event.Kind{event.ProcessExec}})
-	if !errors.Is(err, ErrImmutable) || !strings.Contains(err.Error(), `"-e 2"`) || !strings.Contains(err.Error(), "reboot") {
+	if !errors.Is(err, ErrImmutable) ||
+		!strings.Contains(err.Error(), `take "-e 2" out of /etc/audit/rules.d and reboot`) {
 		t.Errorf("error is %v", err)
 	}
 	if f.changes != 0 || len(f.rules) != 1 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -313,6 +314,128 @@ func TestDecodeConnectOfI386(t *testing.T) {
 		"SOCKADDR saddr=020000507F000001")
 	if v != decoded || e.Result != 115 || e.Net.RemotePort != 80 || e.Net.RemoteIP.String() != "127.0.0.1" {
 		t.Errorf("verdict %d: %+v", v, e)
+	}
+}
+
+// eventJSON decodes one event and returns its JSON form from the kind's own group on.
+func eventJSON(t *testing.T, records ...string) string {
+	t.Helper()
+	records[0] += who
+	e, _, v := decodeRecords(t, records...)
+	if v != decoded {
+		return fmt.Sprintf("verdict %d", v)
+	}
+	e.Process = nil
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, own, _ := strings.Cut(string(text), `"result":`)
+	return own
+}
+
+// pathOf is a PATH record.
+func pathOf(item int, name, nametype string, inode int) string {
+	const form = "PATH item=%d name=%s inode=%d dev=fe:01 mode=0100644 ouid=0 ogid=0 rdev=00:00 nametype=%s cap_fp=0"
+	return fmt.Sprintf(form, item, kernelText(name), inode, nametype)
+}
+
+// The records of a rename, in any order, with as many as a stack of file systems makes, and with some missing.
+func TestDecodeRename(t *testing.T) {
+	const call = "SYSCALL " + amd64 + "82 success=yes exit=0 a0=1 a1=2 a2=0 a3=0 items="
+	const cwd = `CWD cwd="/d"`
+	names := []string{pathOf(0, "/d", "PARENT", 1), pathOf(1, "/d", "PARENT", 1), pathOf(2, "a", "DELETE", 5),
+		pathOf(3, "b", "DELETE", 6), pathOf(4, "b", "CREATE", 5)}
+	const want = `0,"file":{"path":"/d/a","target":"/d/b","device":"254:1","inode":5}`
+	if got := eventJSON(t, slices.Concat([]string{call + "5", cwd}, names)...); got != want+"}" {
+		t.Errorf("in order: %s", got)
+	}
+	reversed := slices.Clone(names)
+	slices.Reverse(reversed)
+	if got := eventJSON(t, slices.Concat([]string{call + "5"}, reversed, []string{cwd})...); got != want+"}" {
+		t.Errorf("in reverse: %s", got)
+	}
+	stacked := slices.Clone(names)
+	for i := 5; i < 64; i++ {
+		const form = "PATH item=%d name=(null) inode=%d dev=00:2a mode=0100644 rdev=00:00 nametype=%s"
+		stacked = append(stacked, fmt.Sprintf(form, i, 100+i, []string{"PARENT", "DELETE", "CREATE", "NORMAL"}[i%4]))
+	}
+	if got := eventJSON(t, slices.Concat([]string{call + "64", cwd}, stacked)...); got != want+"}" {
+		t.Errorf("with 64 paths: %s", got)
+	}
+	for missing, want := range []string{
+		`0,"file":{"path":"/d/a","target":"/d/b","device":"254:1","inode":5,"truncated":["path","target"]}}`,
+		`0,"file":{"path":"/d/a","target":"/d/b","device":"254:1","inode":5,"truncated":["path","target"]}}`,
+		`0,"file":{"target":"/d/b","device":"254:1","inode":5,"truncated":["path","target"]}}`,
+		`0,"file":{"path":"/d/a","target":"/d/b","device":"254:1","inode":5,"truncated":["path","target"]}}`,
+		`0,"file":{"path":"/d/a","device":"254:1","inode":5,"truncated":["path","target"]}}`,
+	} {
+		rest := slices.Delete(slices.Clone(names), missing, missing+1)
+		if got := eventJSON(t, slices.Concat([]string{call + "5", cwd}, rest)...); got != want {
+			t.Errorf("without item %d: %s", missing, got)
+		}
+	}
+}
+
+// Names are what the process chose, byte by byte.
+func TestDecodeHostileNames(t *testing.T) {
+	for _, name := range []string{"a\nb", "\x1b[31m", "\xff\xfe", "\"quoted\"", "name=x", "a b",
+		strings.Repeat("n", 255), "(null)", "?"} {
+		e, _, v := decodeRecords(t, "SYSCALL "+amd64+"87 success=yes exit=0 items=2"+who, `CWD cwd="/"`,
+			pathOf(0, "/", "PARENT", 2), pathOf(1, name, "DELETE", 5))
+		if v != decoded || e.File.Path != "/"+name || e.File.Truncated != 0 || e.File.Inode != 5 {
+			t.Errorf("%q: verdict %d: %+v", name, v, e)
+		}
+	}
+	// A name in the abstract namespace may hold NUL bytes; a record of the kernel's may end with one.
+	e, _, v := decodeRecords(t, "SYSCALL "+amd64+"49 success=yes exit=0"+who, "SOCKADDR saddr=010000610062")
+	if v != decoded || e.Net.Path != "@a\x00b" {
+		t.Errorf("verdict %d: %+v", v, e)
+	}
+	e, _, v = decodeRecords(t, "SYSCALL "+amd64+"231 a0=0 comm=610A62 exe=2F00612F0A", "EOE ")
+	if v != decoded || e.Process.Name != "a\nb" || e.Process.Exe != "/\x00a/\n" {
+		t.Errorf("verdict %d: %+v", v, e)
+	}
+}
+
+// What the kernel tests of this machine cannot make.
+func TestDecodeRareRecords(t *testing.T) {
+	const ok = " success=yes exit=0"
+	for _, c := range []struct {
+		name    string
+		records []string
+		want    string
+	}{
+		{"module", []string{"SYSCALL " + amd64 + "175" + ok, `KERN_MODULE name="nf_tables"`},
+			`0,"module":{"call":"init_module","name":"nf_tables"}}`},
+		{"module of a file", []string{"SYSCALL " + amd64 + "313 a0=3 a1=7 a2=4" + ok, `KERN_MODULE name=610A`},
+			`0,"module":{"call":"finit_module","name":"a\n","flags":["MODULE_INIT_COMPRESSED_FILE"],"truncated":["path"]}}`},
+		{"mount with the old mark", []string{"SYSCALL " + amd64 + "165 a3=c0ed0001 items=1" + ok, `CWD cwd="/"`,
+			pathOf(0, "mnt", "NORMAL", 5)},
+			`0,"fs":{"call":"mount","target":"/mnt","flags":["MS_RDONLY"],"truncated":["source"]}}`},
+		{"move_mount from an empty name, in the order of old kernels", []string{
+			"SYSCALL " + amd64 + "429 a0=5 a2=ffffff9c items=2" + ok, `CWD cwd="/"`,
+			`PATH item=0 name="" inode=1 dev=00:2a mode=040755 rdev=00:00 nametype=NORMAL`, pathOf(1, "m", "NORMAL", 5)},
+			`0,"fs":{"call":"move_mount","target":"/m"}}`},
+		{"symlink in no folder", []string{"SYSCALL " + amd64 + "88 success=no exit=-2 items=2", `CWD cwd="/"`,
+			`PATH item=0 name="none/l" nametype=UNKNOWN`, `PATH item=1 name="t" nametype=UNKNOWN`},
+			`2,"file":{"truncated":["path","target"]}}`},
+		{"rename between folders that failed", []string{"SYSCALL " + amd64 + "82 success=no exit=-2 items=2", `CWD cwd="/"`,
+			pathOf(0, "a/", "PARENT", 5), pathOf(1, "b/", "PARENT", 6)}, `2,"file":{"truncated":["path","target"]}}`},
+		{"ids of 16 bits", []string{"SYSCALL " + i386 + "164 a0=ffff a1=10007 a2=8" + ok},
+			`0,"setid":{"call":"setresuid","euid":7,"suid":8}}`},
+		{"ids of 32 bits", []string{"SYSCALL " + i386 + "208 a0=ffff a1=ffffffff a2=8" + ok},
+			`0,"setid":{"call":"setresuid","uid":65535,"suid":8}}`},
+		{"new time namespace", []string{"SYSCALL " + amd64 + "272 a0=80" + ok},
+			`0,"namespace":{"call":"unshare","flags":["CLONE_NEWTIME"]}}`},
+		{"accept of whoever", []string{"SYSCALL " + amd64 + "43 success=yes exit=4"}, `0,"net":{"family":"AF_UNSPEC"}}`},
+		{"mmap2 high up", []string{"SYSCALL " + i386 + "192 success=yes exit=-134725632 a0=0 a1=1000 a2=5 a3=2"},
+			`0,"memory":{"address":"0xf7f84000","length":4096,"protection":["PROT_READ","PROT_EXEC"],` +
+				`"flags":["MAP_PRIVATE"],"region":"file","truncated":["path"]}}`},
+	} {
+		if got := eventJSON(t, c.records...); got != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
+		}
 	}
 }
 

@@ -37,6 +37,9 @@ func (d *decoder) rename(g *group) {
 		was = d.common(rankParent)
 		is = was
 	}
+	if d.lacking(g) && was.found() && is.found() && was.inode != is.inode {
+		was = nil // the name that went is the one of a file that was replaced
+	}
 	d.setFile(g, was)
 	d.setTarget(g, is, d.call.to)
 	if is.found() {
