@@ -1,8 +1,12 @@
-// Package audit turns the kernel's audit records into events, for kinds that eBPF cannot collect on a host.
+// Package audit turns the kernel's audit records into events: a second source, for kinds that eBPF cannot collect on a
+// host. Kinds says which it can tell of, 32-bit programs included; which of them are collected may change at any time.
 //
-// It tells of process.exec, process.exit, net.connect and file.open for writing, by rules of its own that carry the
-// key "taskguard". Where no audit daemon runs it registers as the one (unicast). Beside a daemon it listens to the
-// copies that the kernel multicasts; the kernel drops those when a listener is slow.
+// Its rules carry the key "taskguard". Where no audit daemon runs it registers as the one (unicast). Beside a daemon,
+// of whatever make, it listens to the copies that the kernel multicasts, and drops when a listener is slow.
+// Where the configuration is locked (auditctl -e 2) it listens only, changes nothing, and collects those kinds that
+// rules which are there record all of: its own of a run before, or somebody else's. The others are off, as half a kind
+// would look healthy. When it is locked while it runs, what is collected goes on, and the rules stay until the next
+// boot. Such rules leave out the process that made them by its pid, and so whoever has that pid later.
 //
 // It promises: an event says what the kernel recorded, read from copies in kernel memory; what a record leaves open
 // is absent or flagged as cut. An event that was recorded is emitted once, or counted as lost. No rule, setting or
@@ -12,16 +16,33 @@
 // one succeeds. A host that is set to stop when audit loses a record is left alone. Reading never waits for anything
 // but records.
 //
-// What audit costs: while any rule on system calls is loaded, every system call of every process walks the list.
+// What audit costs: while any rule on system calls is loaded, every system call of every process walks the list, of 10
+// rules for 64-bit programs and 19 for 32-bit ones when all kinds are wanted. Attempts that failed are recorded too.
+// Where the kernel can, it filters before it makes a record: by flags of open(2), protection of memory, kinds of
+// namespaces, families of sockets and addresses, and accept(2) that found nobody. Of ptrace(2) it cannot: a debugger
+// makes an event of every step.
 //
 // What audit does not tell, and nobody should expect of it:
 //   - process.fork: clone(2) returns a pid of the caller's pid namespace, and clone3(2) keeps the flag that tells
-//     threads from processes in user memory.
+//     threads from processes in user memory; so process.namespace lacks clone3(2), too.
 //   - process.exit other than by exit_group(2): not death by a signal, and not exit(2), whose records do not tell
 //     a thread from a process.
-//   - failed execs: their records hold no arguments. Sockets' types, protocols and local addresses; environments.
-//   - the final path of a link, the directory that a relative path of openat(2) starts from (the path is given as
-//     it was, and flagged), and the flags of openat2(2) before Linux 5.16 (counted as lost).
+//   - process.dup: whether a descriptor is a socket. dns.*: what is sent and received.
+//   - process.exec that failed: its arguments. Environments.
+//   - process.setid: the credentials from before; Process has those from after the call.
+//   - process.ptrace: the target, but for PTRACE_ATTACH and PTRACE_SEIZE, where it has a pid, a name and a real user
+//     id; memory.vm_*: the target other than by the pid that was given.
+//   - file.rename: flags other than the exchange, which shows; of one that failed, more than the common directory.
+//     fchmod(2), fchown(2): the path, but for device and inode.
+//   - fs.mount: the type of the file system, a source that is no path, what fsopen(2) opens; which of two names is
+//     the target of move_mount(2).
+//   - memory.map: the file, and mmap(2) of i386, whose arguments are in user memory; memory.memfd: the name;
+//     module.load: the path; bpf.load: all but the program's id; iouring.setup: the flags.
+//   - Sockets: type, protocol and the local address, but for net.socket and net.bind; of net.listen and an accept(2)
+//     that did not ask for the address, even the family. net.send is for IPv4 and IPv6, of sendmmsg(2) the last
+//     address, and needs Linux 5.3.
+//   - the final path of a link, the directory that a relative path of openat(2) and its like starts from (the path is
+//     given as it was, and flagged), and the flags of openat2(2) before Linux 5.16 (counted as lost).
 //   - what io_uring and x32 programs do, what a "never" rule of somebody else hides, and what processes do that
 //     were started before audit was first switched on since boot (audit=1 on the kernel command line avoids it).
 package audit
