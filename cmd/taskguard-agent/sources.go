@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/taskguard/taskguard/collector"
@@ -74,12 +75,12 @@ func openSources(cfg config, log *slog.Logger, needs sourceNeeds) (*sources, err
 	return s, nil
 }
 
-// forAudit are the kinds that audit can tell of and eBPF does not.
+// forAudit are the wanted kinds that audit can tell of and eBPF does not.
 func (s *sources) forAudit() []event.Kind {
 	observed := s.byEBPF()
 	var missing []event.Kind
 	for _, kind := range audit.Kinds() {
-		if !observed[kind].Healthy {
+		if slices.Contains(wanted(), kind) && !observed[kind].Healthy {
 			missing = append(missing, kind)
 		}
 	}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"sync/atomic"
 
 	"github.com/elastic/go-libaudit/v2/auparse"
 
@@ -20,27 +21,60 @@ const (
 // decoder turns the records of one event into an event.Event. It is a function of the records alone, but for the
 // memory it reuses: the event it returns holds until the next call.
 type decoder struct {
-	calls map[callKey]call
-	self  uint32 // a pid whose events are ignored, 0 for none
+	calls *atomic.Pointer[calls] // changes while the decoder works
+	self  uint32                 // a pid whose events are ignored, 0 for none
 	names interner
 
-	event   event.Event
-	process event.Process
-	file    event.File
-	net     event.Net
+	event event.Event
+	groups
 
 	call call
 	sys  syscallRecord
-	path pathPicker
-	cwd  []byte
-	// Per event: which records have come.
-	addressed bool
-	openat2   bool
-	text      []byte // scratch
+	rest
+	text []byte // scratch
 }
 
-func newDecoder(wanted []event.Kind, self uint32) *decoder {
-	return &decoder{calls: callTable(wanted), self: self, names: interner{}}
+// groups are what an event points to.
+type groups struct {
+	process, target event.Process
+	file            event.File
+	net             event.Net
+	setID           event.SetID
+	ptrace          event.Ptrace
+	namespace       event.Namespace
+	mount           event.Mount
+	memory          event.Memory
+	module          event.Module
+	bpf             event.BPF
+	ring            event.IOUring
+}
+
+// rest is what is used of the records beside SYSCALL. A record that is there is read into the event's groups at once,
+// as far as that does not need the call.
+type rest struct {
+	paths     []pathRecord // in the order of their items
+	cwd       []byte
+	addressed bool // SOCKADDR, to net
+	openat2   bool // OPENAT2, to file
+	mapped    bool // MMAP
+	traced    bool // OBJ_PID, to target
+	loaded    bool // KERN_MODULE, to module
+	program   bool // BPF, to bpf
+	arguments bool // SOCKETCALL, to multiplexed
+	// multiplexed are the arguments of a call by way of socketcall(2).
+	multiplexed [4]uint64
+}
+
+func newDecoder(calls *atomic.Pointer[calls], self uint32) *decoder {
+	return &decoder{calls: calls, self: self, names: interner{}}
+}
+
+// tableOf returns the table for newDecoder.
+func tableOf(wanted []event.Kind) *atomic.Pointer[calls] {
+	p := new(atomic.Pointer[calls])
+	table := callTable(wanted)
+	p.Store(&table)
+	return p
 }
 
 // syscallRecord is what is used of a SYSCALL record.
@@ -50,6 +84,7 @@ type syscallRecord struct {
 	returned  bool // there is a result: the call was not one that ends its thread
 	succeeded bool
 	exit      int64
+	items     uint64 // how many PATH records belong to it
 
 	ppid, pid            uint32
 	uid, gid, euid, egid uint32
@@ -58,7 +93,7 @@ type syscallRecord struct {
 
 // wanted tells by the body of a SYSCALL record whether decode would make an event of it.
 func (d *decoder) wanted(body []byte) bool {
-	_, ok := d.calls[callOf(body)]
+	_, ok := (*d.calls.Load())[callOf(body)]
 	return ok
 }
 
@@ -89,29 +124,67 @@ func (d *decoder) decode(g *group) (e *event.Event, kind event.Kind, v verdict) 
 	if !g.syscall {
 		return nil, d.guess(g), incomplete
 	}
-	c, ok := d.calls[d.sys.key]
+	c, ok := d.lookUp()
 	if !ok || d.self != 0 && d.sys.pid == d.self {
 		return nil, 0, ignored
 	}
-	if !d.sys.returned && c.kind != event.ProcessExit {
-		return nil, c.kind, incomplete // the thread died inside the call
+	if !d.sys.returned && c.kind != event.ProcessExit || c.kind == 0 {
+		return nil, c.kind, incomplete // the thread died inside the call, or what it called is not told
 	}
 	d.call = c
 	d.begin(g)
-	switch c.kind {
-	case event.ProcessExec:
-		v = d.exec(g)
-	case event.ProcessExit:
-		v = d.exit()
-	case event.NetConnect:
-		v = d.connect()
-	case event.FileOpen:
-		v = d.open(g)
-	}
-	if v != decoded {
+	if v = d.activity(g); v != decoded {
 		return nil, c.kind, v
 	}
 	return &d.event, c.kind, v
+}
+
+// lookUp returns which call it was; of one by way of socketcall(2) it sets the arguments. Its kind is 0 when these are
+// missing.
+func (d *decoder) lookUp() (call, bool) {
+	table := *d.calls.Load()
+	c, ok := table[d.sys.key]
+	if !ok || c.kind != 0 {
+		return c, ok
+	}
+	c, ok = table[callKey{d.sys.key.arch, inSocketcall | uint32(d.sys.args[0])}]
+	if ok && !d.arguments {
+		return call{}, d.sys.succeeded // one that failed may not have got as far as to read them
+	}
+	d.sys.args = d.multiplexed
+	return c, ok
+}
+
+// activity completes the event by its kind.
+func (d *decoder) activity(g *group) verdict {
+	switch d.call.kind {
+	case event.ProcessExec:
+		return d.exec(g)
+	case event.ProcessExit:
+		return d.exit()
+	case event.ProcessSetID:
+		return d.changeID()
+	case event.ProcessPtrace:
+		return d.trace()
+	case event.ProcessNamespace:
+		return d.enterNamespace()
+	case event.FileOpen:
+		return d.open(g)
+	case event.FileRename, event.FileLink, event.FileSymlink, event.FileUnlink, event.FileChmod, event.FileChown:
+		return d.changeFile(g)
+	case event.FSMount, event.FSUmount:
+		return d.changeMounts(g)
+	case event.MemoryMap, event.MemoryProtect, event.MemoryVMRead, event.MemoryVMWrite, event.MemoryMemfd,
+		event.MemoryUserfaultfd:
+		return d.useMemory()
+	case event.ModuleLoad:
+		return d.loadModule()
+	case event.BPFLoad:
+		return d.loadProgram()
+	case event.IOUringSetup:
+		return d.setUpRing()
+	}
+	return d.useSocket()
 }
 
 // guess tells the kind of an event that lost its SYSCALL record.
@@ -119,19 +192,22 @@ func (d *decoder) guess(g *group) event.Kind {
 	switch {
 	case g.args.any:
 		return event.ProcessExec
-	case d.addressed:
-		return event.NetConnect
 	case d.openat2:
 		return event.FileOpen
+	case d.mapped:
+		return event.MemoryMap
+	case d.loaded:
+		return event.ModuleLoad
+	case d.program:
+		return event.BPFLoad
 	}
 	return 0
 }
 
 // read takes in a group's records.
 func (d *decoder) read(g *group) {
-	d.sys, d.cwd, d.addressed, d.openat2 = syscallRecord{}, nil, false, false
-	d.net, d.file = event.Net{}, event.File{}
-	d.path.reset()
+	d.sys, d.groups = syscallRecord{}, groups{}
+	d.rest = rest{paths: d.paths[:0]}
 	g.each(func(typ auparse.AuditMessageType, body []byte) {
 		switch typ {
 		case auparse.AUDIT_SYSCALL:
@@ -139,15 +215,41 @@ func (d *decoder) read(g *group) {
 		case auparse.AUDIT_CWD:
 			d.cwd = fieldOf(body, "cwd")
 		case auparse.AUDIT_PATH:
-			d.path.read(body)
+			d.addPath(body)
 		case auparse.AUDIT_SOCKADDR:
 			d.text, _ = appendHex(d.text[:0], fieldOf(body, "saddr"))
 			d.addressed = d.readAddress(d.text)
 		case auparse.AUDIT_OPENAT2:
 			d.openat2 = true
 			d.file.Flags = event.OpenFlags(number(fieldOf(body, "oflag"), 8))
+		default:
+			d.readRare(typ, body)
 		}
 	})
+}
+
+// readRare takes in a record that few events have.
+func (d *decoder) readRare(typ auparse.AuditMessageType, body []byte) {
+	switch typ {
+	case auparse.AUDIT_MMAP:
+		d.mapped = true
+	case auparse.AUDIT_OBJ_PID:
+		d.traced = true
+		d.target.PID = uint32(number(fieldOf(body, "opid"), 10))
+		d.target.UID = uint32(number(fieldOf(body, "ouid"), 10))
+		d.target.Name = d.textOf(fieldOf(body, "ocomm"))
+	case auparse.AUDIT_KERN_MODULE:
+		d.loaded = true
+		d.module.Name = d.textOf(fieldOf(body, "name"))
+	case auparse.AUDIT_BPF:
+		d.program = true
+		d.bpf.ProgramID = uint32(number(fieldOf(body, "prog-id"), 10))
+	case auparse.AUDIT_SOCKETCALL:
+		d.arguments = true
+		for i, name := range [...]string{"a0", "a1", "a2", "a3"} {
+			d.multiplexed[i] = number(fieldOf(body, name), 16)
+		}
+	}
 }
 
 func fieldOf(body []byte, want string) []byte {
@@ -185,6 +287,8 @@ func (r *syscallRecord) read(body []byte) {
 			}
 		case "a0", "a1", "a2", "a3":
 			r.args[name[1]-'0'] = number(value, 16)
+		case "items":
+			r.items = number(value, 10)
 		case "ppid":
 			r.ppid = uint32(number(value, 10))
 		case "pid":
@@ -224,29 +328,6 @@ func (d *decoder) begin(g *group) {
 	if sys.returned && !sys.succeeded && sys.exit < 0 {
 		d.event.Result = int32(-sys.exit)
 	}
-}
-
-func (d *decoder) exit() verdict {
-	d.process.Exit = event.Exit{Ended: true, Code: uint8(d.sys.args[0])}
-	return decoded
-}
-
-// connect needs the address that the kernel read. A call that failed before it read one is no attempt to connect
-// anywhere.
-func (d *decoder) connect() verdict {
-	if !d.addressed {
-		if d.sys.succeeded {
-			return incomplete
-		}
-		return ignored
-	}
-	switch d.net.Family {
-	case event.Unix, event.INET, event.INET6:
-	default:
-		return ignored
-	}
-	d.event.Net = &d.net
-	return decoded
 }
 
 func (d *decoder) textOf(value []byte) string {

@@ -12,7 +12,8 @@ const maxArgs = 20480
 
 func (d *decoder) exec(g *group) verdict {
 	if !d.sys.succeeded {
-		return ignored // seen by somebody else's rule; ours ask for success
+		d.notRun(g)
+		return decoded
 	}
 	p := &d.process
 	p.Args = event.Argv(d.names.intern(g.args.bytes()))
@@ -25,19 +26,32 @@ func (d *decoder) exec(g *group) verdict {
 		p.Cwd = ""
 		p.Truncated |= event.FieldCwd
 	}
-	if p.ExeDeleted && absolute(p.Cwd, d.textOf(d.path.first)) == p.Exe+deleted {
+	if p.ExeDeleted && absolute(p.Cwd, d.nameOf(0)) == p.Exe+deleted {
 		// The name really ends so.
 		p.Exe, p.ExeDeleted = p.Exe+deleted, false
 	}
 	p.Script = d.script()
+	if d.lacking(g) {
+		p.Truncated |= event.FieldScript
+	}
 	return decoded
+}
+
+// notRun reads an exec that failed. It left the process as it was, and has no arguments recorded. Of what was looked up
+// the first is what was to be run; behind it comes an interpreter.
+func (d *decoder) notRun(g *group) {
+	var file *pathRecord
+	if len(d.paths) > 0 && d.paths[0].item == 0 {
+		file = &d.paths[0]
+	}
+	d.setFile(g, file)
 }
 
 // script returns the path of the script that the new image interprets. Of a script the kernel opens the file that
 // was named, then the interpreter as its "#!" line names it, and starts the latter with that very name, at most one
 // argument, and the former's path. Anything else is no script, or none that can be told from the records.
 func (d *decoder) script() string {
-	file, interpreter := d.textOf(d.path.first), d.textOf(d.path.second)
+	file, interpreter := d.nameOf(0), d.nameOf(1)
 	if file == "" || interpreter == "" {
 		return ""
 	}

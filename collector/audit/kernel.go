@@ -3,10 +3,12 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/elastic/go-libaudit/v2"
@@ -26,7 +28,7 @@ const (
 const (
 	defaultBacklogLimit = 64   // what the kernel has until somebody sets it (kernel/audit.c)
 	ownBacklogLimit     = 8192 // records; a burst of a thousand execs
-	immutable           = 2    // audit_status.enabled
+	immutable           = 2    // audit_status.enabled: AUDIT_LOCKED
 	panicOnFailure      = 2    // audit_status.failure: AUDIT_FAIL_PANIC; the library's constant for it is 0
 )
 
@@ -35,13 +37,18 @@ type kernel struct {
 	procRoot string
 	key      string
 	buffer   int
+	self     int                                              // the pid that rules leave out
+	dial     func() (*libaudit.AuditClient, error)            // opens control
+	listen   func(groups uint32, buffer int) (*socket, error) // opens data
 
-	mu      sync.Mutex // guards control, once there is more than one goroutine
+	mu      sync.Mutex // guards control, once there is more than one goroutine, and what follows
 	control *libaudit.AuditClient
 	mode    mode
 	data    *socket
 	rules   []ownRule
-	refused map[event.Kind]error // kinds of which the kernel did not take a rule; they are off
+	refused map[event.Kind]error // wanted kinds that are off, and why
+	locked  bool                 // nothing can be changed before the next boot
+	gone    bool                 // the rules are withdrawn
 	lost    uint32               // the kernel's count of lost records when we came
 
 	steps []step // what we changed, in that order
@@ -52,15 +59,15 @@ type step struct {
 	undo, yield func() error
 }
 
-// acquire opens the sockets, chooses the mode, and puts the rules into the kernel. When it fails nothing stays
-// changed.
-func (k *kernel) acquire() (err error) {
+// acquire opens the sockets, chooses the mode, and puts the rules for kinds into the kernel. When it fails nothing
+// stays changed.
+func (k *kernel) acquire(kinds []event.Kind) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(explain(err, k.procRoot), k.release())
 		}
 	}()
-	if k.control, err = libaudit.NewAuditClient(nil); err != nil {
+	if k.control, err = k.dial(); err != nil {
 		return fmt.Errorf("open control socket: %w", err)
 	}
 	k.steps = append(k.steps, step{undo: k.control.Close})
@@ -69,8 +76,8 @@ func (k *kernel) acquire() (err error) {
 		return fmt.Errorf("read audit status: %w", err)
 	}
 	k.lost = status.Lost
-	if err := usable(status); err != nil {
-		return err
+	if status.Failure == panicOnFailure {
+		return fmt.Errorf("%w: run auditctl -f 1, and take \"-f 2\" out of /etc/audit/rules.d", ErrPanicMode)
 	}
 	if err := k.openData(status); err != nil {
 		return err
@@ -80,29 +87,79 @@ func (k *kernel) acquire() (err error) {
 	}
 	// Whatever part of the rules is added, all are removed.
 	k.steps = append(k.steps, step{undo: k.withdraw})
-	if k.refused, err = installRules(k.control, k.rules, k.key); err != nil {
+	if err := k.want(kinds); err != nil {
 		return err
 	}
-	// Only the kinds that are whole are collected: half a kind would look healthy.
-	k.rules = slices.DeleteFunc(k.rules, func(r ownRule) bool { return k.refused[r.kind] != nil })
-	_, err = installRules(k.control, k.rules, k.key)
-	return err
-}
-
-// usable refuses a configuration in which we can do nothing, or only harm.
-func usable(status *libaudit.AuditStatus) error {
-	switch {
-	case status.Enabled == immutable:
-		return fmt.Errorf("%w: take \"-e 2\" out of /etc/audit/rules.d and reboot", ErrImmutable)
-	case status.Failure == panicOnFailure:
-		return fmt.Errorf("%w: run auditctl -f 1, and take \"-f 2\" out of /etc/audit/rules.d", ErrPanicMode)
+	if k.locked && len(k.refused) == len(kinds) {
+		return errLocked()
 	}
 	return nil
 }
 
-// openData becomes the audit daemon when there is none, and listens to its records when there is one.
+// want makes the rules for kinds the only ones that are ours. Only the kinds of which the kernel takes all rules are
+// collected: half a kind would look healthy. When it fails, the rules of before may be gone; mend puts them back.
+func (k *kernel) want(kinds []event.Kind) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.gone {
+		return errors.New("audit is closed")
+	}
+	status, err := k.control.GetStatus()
+	if err != nil {
+		return fmt.Errorf("read audit status: %w", err)
+	}
+	if k.locked = status.Enabled == immutable; k.locked {
+		return k.adopt(kinds)
+	}
+	off := map[event.Kind]error{}
+	for {
+		take := slices.DeleteFunc(slices.Clone(kinds), func(kind event.Kind) bool { return off[kind] != nil })
+		rules, err := buildRules(take, k.key, k.self)
+		if err != nil {
+			return err
+		}
+		refused, err := installRules(k.control, rules, k.key)
+		if err != nil {
+			return err
+		}
+		if len(refused) == 0 {
+			k.rules, k.refused = rules, off
+			return nil
+		}
+		maps.Copy(off, refused)
+	}
+}
+
+// adopt finds the kinds that rules which are there record all of: when the configuration is locked, none can be added.
+// They may be of a run of ours before, or of somebody else.
+func (k *kernel) adopt(kinds []event.Kind) error {
+	loaded, err := k.control.GetRules()
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	k.rules, k.refused = nil, map[event.Kind]error{}
+	for _, kind := range kinds {
+		rules, err := buildRules([]event.Kind{kind}, k.key, k.self)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rules, func(r ownRule) bool { return !covered(r.wire, loaded) }) {
+			k.refused[kind] = errLocked()
+		}
+	}
+	return nil
+}
+
+// errLocked says that the kernel takes no rules.
+func errLocked() error {
+	return fmt.Errorf("%w, with rules that do not record it: take \"-e 2\" out of /etc/audit/rules.d and reboot",
+		ErrImmutable)
+}
+
+// openData becomes the audit daemon when there is none, and listens to its records when there is one. When the
+// configuration is locked it only listens: a daemon must be able to set how long system calls wait for it.
 func (k *kernel) openData(status *libaudit.AuditStatus) error {
-	if !k.alive(status.PID) {
+	if !k.alive(status.PID) && status.Enabled != immutable {
 		err := k.openUnicast(status)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
@@ -119,6 +176,22 @@ func (k *kernel) alive(pid uint32) bool {
 	return err == nil
 }
 
+// nameOf returns the name of a process, "?" when it cannot be told.
+func (k *kernel) nameOf(pid uint32) string {
+	name, err := os.ReadFile(filepath.Join(k.procRoot, strconv.Itoa(int(pid)), "comm"))
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(string(name))
+}
+
+// refusals returns why wanted kinds are off.
+func (k *kernel) refusals() map[event.Kind]error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.refused)
+}
+
 func (k *kernel) openMulticast(status *libaudit.AuditStatus) error {
 	if status.Enabled == 0 {
 		return fmt.Errorf("%w by somebody, while an audit daemon runs (pid %d): run auditctl -e 1",
@@ -128,7 +201,7 @@ func (k *kernel) openMulticast(status *libaudit.AuditStatus) error {
 		return fmt.Errorf("%w: an audit daemon runs, and its records are copied to the host's network namespace only",
 			ErrNamespace)
 	}
-	data, err := openSocket(readLogGroup, k.buffer)
+	data, err := k.listen(readLogGroup, k.buffer)
 	if err != nil {
 		return err
 	}
@@ -142,7 +215,7 @@ func (k *kernel) use(m mode, data *socket) {
 }
 
 func (k *kernel) openUnicast(status *libaudit.AuditStatus) error {
-	data, err := openSocket(0, k.buffer)
+	data, err := k.listen(0, k.buffer)
 	if err != nil {
 		return err
 	}
@@ -182,7 +255,7 @@ func (k *kernel) change(what string, before, value uint32, get func(*libaudit.Au
 	}
 	restore := func() error {
 		status, err := k.control.GetStatus()
-		if err == nil && get(status) == value {
+		if err == nil && get(status) == value && status.Enabled != immutable {
 			err = set(before)
 		}
 		if err != nil {
@@ -214,7 +287,7 @@ func (k *kernel) enable(status *libaudit.AuditStatus) error {
 func (k *kernel) yield(drain func(*socket)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	data, err := openSocket(readLogGroup, k.buffer)
+	data, err := k.listen(readLogGroup, k.buffer)
 	if err != nil {
 		return err
 	}
@@ -249,6 +322,9 @@ func (k *kernel) status() (*libaudit.AuditStatus, error) {
 func (k *kernel) mend() (mended bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.gone {
+		return false, nil
+	}
 	loaded, err := loadedRules(k.control, k.key)
 	if err != nil || len(loaded) >= len(k.rules) {
 		return false, err
@@ -260,8 +336,21 @@ func (k *kernel) mend() (mended bool, err error) {
 	return true, err
 }
 
-// withdraw removes our rules; records of what happened before still come.
-func (k *kernel) withdraw() error { return removeRules(k.control, k.key) }
+// withdraw removes our rules; records of what happened before still come. Where the configuration has been locked they
+// stay until the next boot, and cannot be helped.
+func (k *kernel) withdraw() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.gone = true
+	status, err := k.control.GetStatus()
+	if err != nil {
+		return fmt.Errorf("read audit status: %w", err)
+	}
+	if k.locked = status.Enabled == immutable; k.locked {
+		return nil
+	}
+	return removeRules(k.control, k.key)
+}
 
 // release undoes what acquire did, in the opposite order.
 func (k *kernel) release() error {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/elastic/go-libaudit/v2/auparse"
@@ -41,9 +42,9 @@ type reader struct {
 // clockLag is how much the kernel's record clock, which ticks with the timer, may be late.
 const clockLag = 10 * time.Millisecond
 
-func newReader(config Config, sink collector.Sink, opened time.Time) *reader {
+func newReader(config Config, calls *atomic.Pointer[calls], sink collector.Sink, opened time.Time) *reader {
 	r := &reader{
-		decoder: newDecoder(config.Kinds, uint32(os.Getpid())), sink: sink, records: config.Records,
+		decoder: newDecoder(calls, uint32(os.Getpid())), sink: sink, records: config.Records,
 		logger: config.Logger, since: opened.Add(-clockLag).UnixMilli(),
 	}
 	r.reassembler = newReassembler(r)

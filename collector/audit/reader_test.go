@@ -60,7 +60,7 @@ func readFor(t *testing.T, duration time.Duration, make func(start time.Time) []
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		sink := newRecorder()
-		r := newReader(Config{}.withDefaults(), sink, start)
+		r := newReader(Config{}.withDefaults(), tableOf(Kinds()), sink, start)
 		stream := &script{make(start)}
 		for time.Since(start) < duration {
 			if err := r.read(stream, tick); err != nil {
@@ -112,7 +112,7 @@ func TestReadIgnoresTheTimeBefore(t *testing.T) {
 
 func TestReadEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newReader(Config{}.withDefaults(), newRecorder(), time.Now())
+		r := newReader(Config{}.withDefaults(), tableOf(Kinds()), newRecorder(), time.Now())
 		if err := r.read(&script{[]scriptStep{{typ: auparse.AUDIT_REPLACE}}}, tick); !errors.Is(err, errReplace) {
 			t.Errorf("a newcomer was not noticed: %v", err)
 		}
@@ -141,7 +141,7 @@ func TestFinishCounts(t *testing.T) {
 			g.add(auparse.AUDIT_SYSCALL, []byte(c.body))
 			g.syscall = true
 		}
-		newReader(Config{}.withDefaults(), sink, time.Time{}).finish(g, c.why)
+		newReader(Config{}.withDefaults(), tableOf(Kinds()), sink, time.Time{}).finish(g, c.why)
 		want := map[string]uint64{}
 		if c.lost != "" {
 			want[c.lost] = 1
@@ -160,7 +160,7 @@ func TestRecordsAreALog(t *testing.T) {
 	}
 	var copied strings.Builder
 	config := Config{Records: &copied}.withDefaults()
-	r := newReader(config, nullSink{}, time.Time{})
+	r := newReader(config, tableOf(Kinds()), nullSink{}, time.Time{})
 	for line := range strings.Lines(string(text)) {
 		typ, payload := logLine(t, line)
 		r.take(time.Unix(1, 0), typ, payload)

@@ -124,7 +124,7 @@ func (r *reassembler) add(now time.Time, typ auparse.AuditMessageType, s stamp, 
 		}
 		g.syscall = true
 	}
-	if needed(typ) {
+	if needed(typ, body) {
 		g.add(typ, body)
 	}
 }

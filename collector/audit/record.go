@@ -109,12 +109,16 @@ func appendHex(dst, value []byte) (out []byte, ok bool) {
 	return out, true
 }
 
-// needed reports whether the decoder reads records of a type.
-func needed(typ auparse.AuditMessageType) bool {
+// needed reports whether the decoder reads a record.
+func needed(typ auparse.AuditMessageType, body []byte) bool {
 	switch typ {
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_EXECVE, auparse.AUDIT_CWD, auparse.AUDIT_PATH, auparse.AUDIT_SOCKADDR,
-		auparse.AUDIT_OPENAT2:
+		auparse.AUDIT_OPENAT2, auparse.AUDIT_MMAP, auparse.AUDIT_OBJ_PID, auparse.AUDIT_KERN_MODULE,
+		auparse.AUDIT_SOCKETCALL:
 		return true
+	case auparse.AUDIT_BPF:
+		// The end of a program has no call.
+		return string(fieldOf(body, "op")) == "LOAD"
 	}
 	return false
 }

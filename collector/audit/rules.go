@@ -20,9 +20,16 @@ const Key = "taskguard"
 
 // ownRule is a rule of ours in the kernel's form and in that of auditctl(8).
 type ownRule struct {
-	kind event.Kind
-	wire rule.WireFormat
-	text string
+	kinds []event.Kind
+	wire  rule.WireFormat
+	text  string
+}
+
+// draft is a rule before it is built: the calls of all kinds that share a filter.
+type draft struct {
+	width, filter string
+	kinds         []event.Kind
+	names         []string
 }
 
 // buildRules makes the rules for kinds, for programs of both widths. They leave out the process self. They are
@@ -30,30 +37,71 @@ type ownRule struct {
 func buildRules(wanted []event.Kind, key string, self int) ([]ownRule, error) {
 	var rules []ownRule
 	for _, width := range []string{"b64", "b32"} {
-		table := syscallNames(width)
-		for _, s := range watched() {
-			names := slices.DeleteFunc(slices.Clone(s.names), func(n string) bool { return !table[n] })
-			if len(names) == 0 || !slices.Contains(wanted, s.kind) {
-				continue
-			}
-			r, err := buildRule(width, names, s.filter, key, self)
+		for _, d := range drafts(wanted, width) {
+			r, err := buildRule(d.width, d.names, d.filter, key, self)
 			if err != nil {
-				return nil, fmt.Errorf("build rule for %s: %w", strings.Join(names, ","), err)
+				return nil, fmt.Errorf("build rule for %s: %w", strings.Join(d.names, ","), err)
 			}
-			r.kind = s.kind
+			r.kinds = d.kinds
 			rules = append(rules, r)
 		}
 	}
 	return rules, nil
 }
 
+// drafts gathers the calls of kinds by their filters: the fewer rules, the less every system call on the host costs.
+func drafts(wanted []event.Kind, width string) []draft {
+	var list []draft
+	table := syscallNames(width)
+	add := func(name, filter string, kind event.Kind) {
+		i := slices.IndexFunc(list, func(d draft) bool { return d.filter == filter })
+		if i < 0 {
+			i, list = len(list), append(list, draft{width: width, filter: filter})
+		}
+		if d := &list[i]; !slices.Contains(d.names, name) {
+			d.names = append(d.names, name)
+		}
+		if d := &list[i]; !slices.Contains(d.kinds, kind) {
+			d.kinds = append(d.kinds, kind)
+		}
+	}
+	for _, s := range watched() {
+		if !slices.Contains(wanted, s.kind) || s.width != "" && s.width != width {
+			continue
+		}
+		for _, name := range s.names {
+			if table[name] {
+				add(name, s.filter, s.kind)
+			}
+			if number, ok := socketcalls()[name]; ok && table["socketcall"] {
+				add("socketcall", socketcallFilter(number, s.filter), s.kind)
+			}
+		}
+	}
+	return list
+}
+
+// socketcallFilter is the filter for a call by way of socketcall(2), whose first argument is the call's number; those
+// of the call itself are in memory. Its registers have 32 bits: there is no upper half to hide in.
+func socketcallFilter(number uint32, filter string) string {
+	conditions := []string{fmt.Sprintf("a0=%d", number)}
+	for condition := range strings.FieldsSeq(filter) {
+		if !strings.HasPrefix(condition, "a") {
+			conditions = append(conditions, condition)
+		}
+	}
+	return strings.Join(conditions, " ")
+}
+
 func buildRule(width string, names []string, filter, key string, self int) (ownRule, error) {
 	value := func(name, comparator, want string) rule.FilterSpec {
 		return rule.FilterSpec{Type: rule.ValueFilterType, LHS: name, Comparator: comparator, RHS: want}
 	}
+	const operators = "=&!<>"
 	filters := []rule.FilterSpec{value("arch", "=", width)}
-	if i := strings.IndexAny(filter, "=&"); i > 0 {
-		filters = append(filters, value(filter[:i], filter[i:i+1], filter[i+1:]))
+	for condition := range strings.FieldsSeq(filter) {
+		i, j := strings.IndexAny(condition, operators), strings.LastIndexAny(condition, operators)
+		filters = append(filters, value(condition[:i], condition[i:j+1], condition[j+1:]))
 	}
 	filters = append(filters, value("pid", "!=", strconv.Itoa(self)))
 	wire, err := rule.Build(&rule.SyscallRule{
@@ -107,7 +155,9 @@ func installRules(client *libaudit.AuditClient, rules []ownRule, key string) (ma
 			continue
 		}
 		if err := client.AddRule(r.wire); err != nil && !isExist(err) {
-			refused[r.kind] = fmt.Errorf("add rule %q: %w", r.text, err)
+			for _, kind := range r.kinds {
+				refused[kind] = fmt.Errorf("add rule %q: %w", r.text, err)
+			}
 		}
 	}
 	stale := slices.DeleteFunc(loaded, func(l ownRule) bool {

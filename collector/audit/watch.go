@@ -37,6 +37,7 @@ func (w *watcher) look() string {
 	if err != nil {
 		return err.Error()
 	}
+	w.source.describe(status)
 	if reason := trouble(status, w.source.currentMode()); reason != "" {
 		return reason
 	}
