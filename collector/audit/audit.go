@@ -88,7 +88,7 @@ const (
 
 // Config says what to collect. The zero Config collects all it can.
 type Config struct {
-	// Kinds are the kinds wanted; nil means all that audit can tell of.
+	// Kinds are the kinds wanted, until SetKinds changes them; nil means all that audit can tell of.
 	Kinds []event.Kind
 	// ProcRoot is where the host's procfs is; "" means /proc.
 	ProcRoot string

@@ -378,7 +378,7 @@ func (w *descendants) Write(line []byte) (int, error) {
 		if !strings.HasPrefix(l, "type=SYSCALL ") {
 			continue
 		}
-		if ppid := string(fieldOf([]byte(l), "ppid")); w.pids[ppid] {
+		if w.pids[string(fieldOf([]byte(l), "ppid"))] {
 			w.pids[string(fieldOf([]byte(l), "pid"))] = true
 			_, err := io.WriteString(w.out, strings.Join(event, ""))
 			return len(line), err

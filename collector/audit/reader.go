@@ -39,6 +39,11 @@ type reader struct {
 	overran bool // the socket's buffer has overrun, and that was logged
 }
 
+const (
+	settlePause = time.Millisecond       // a silence that means that what was there has been taken
+	settleTime  = 100 * time.Millisecond // how long to wait for one, at most
+)
+
 // clockLag is how much the kernel's record clock, which ticks with the timer, may be late.
 const clockLag = 10 * time.Millisecond
 
@@ -52,12 +57,13 @@ func newReader(config Config, calls *atomic.Pointer[calls], sink collector.Sink,
 }
 
 // read takes messages for as long as they come, at least one or until wait has passed, and until deadlines are due.
+// Before it gives up events it takes what is there already: this process may not have run for a while.
 func (r *reader) read(from stream, wait time.Duration) error {
-	now := time.Now()
-	deadline := now.Add(wait)
+	deadline := time.Now().Add(wait)
+	var end time.Time // when not to wait for a silence any longer
 	for {
 		typ, payload, err := from.Next(deadline)
-		now = time.Now()
+		now := time.Now()
 		switch {
 		case err == nil:
 			if auparse.AuditMessageType(typ) == auparse.AUDIT_REPLACE {
@@ -71,10 +77,17 @@ func (r *reader) read(from stream, wait time.Duration) error {
 		default:
 			return err
 		}
-		if !now.Before(deadline) {
+		if now.Before(deadline) {
+			continue
+		}
+		if end.IsZero() {
+			end = now.Add(settleTime)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) || now.After(end) {
 			r.reassembler.expire(now)
 			return nil
 		}
+		deadline = now.Add(settlePause)
 	}
 }
 

@@ -21,6 +21,7 @@ type script struct{ steps []scriptStep }
 
 type scriptStep struct {
 	after   time.Duration
+	stall   time.Duration // this process does not run, when there is something to read already
 	typ     auparse.AuditMessageType
 	payload string
 	err     error
@@ -36,7 +37,7 @@ func (s *script) Next(deadline time.Time) (uint16, []byte, error) {
 	}
 	step := s.steps[0]
 	s.steps = s.steps[1:]
-	time.Sleep(step.after)
+	time.Sleep(step.after + step.stall)
 	return uint16(step.typ), []byte(step.payload), step.err
 }
 
@@ -81,6 +82,51 @@ func TestReadExpiresEvents(t *testing.T) {
 	if len(times) != 1 || times[0] < MaxDelay || times[0] > MaxDelay+2*tick || len(lost) != 0 {
 		t.Errorf("events at %v, lost %v", times, lost)
 	}
+}
+
+// An event is not given up because this process did not run: its records are there.
+func TestReadTakesWhatIsThereBeforeItGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		record := func(typ auparse.AuditMessageType, body string) scriptStep {
+			return scriptStep{typ: typ, payload: header(1, now) + body}
+		}
+		late := record(auparse.AUDIT_CWD, `cwd="/"`)
+		late.stall = 2 * MaxDelay
+		steps := []scriptStep{
+			record(auparse.AUDIT_SYSCALL, "arch=c000003e syscall=87 success=yes exit=0 items=1"+who), late,
+			record(auparse.AUDIT_PATH, `item=0 name="f" inode=5 dev=fe:01 mode=0100644 nametype=DELETE`), endOf(1, now),
+		}
+		sink := newRecorder()
+		r := newReader(Config{}.withDefaults(), tableOf(Kinds()), sink, now)
+		if err := r.read(&script{steps}, tick); err != nil {
+			t.Fatal(err)
+		}
+		if len(sink.events) != 1 || len(sink.lost) != 0 {
+			t.Fatalf("events %+v, lost %v", sink.events, sink.lost)
+		}
+		if f := sink.events[0].File; f.Path != "/f" || f.Truncated != 0 {
+			t.Errorf("file is %+v", *f)
+		}
+	})
+}
+
+// However fast records come, what is due is given up.
+func TestReadEndsInAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var steps []scriptStep
+		for i := range uint32(100_000) {
+			steps = append(steps, scriptStep{after: 100 * time.Microsecond, typ: auparse.AUDIT_EOE, payload: header(i, start)})
+		}
+		r := newReader(Config{}.withDefaults(), tableOf(Kinds()), newRecorder(), start)
+		if err := r.read(&script{steps}, tick); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < tick || took > tick+2*settleTime {
+			t.Errorf("returned after %v", took)
+		}
+	})
 }
 
 // After an overrun reading goes on; what was lost is told by the numbers that are missing, once it is sure.
