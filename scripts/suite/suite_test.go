@@ -1,9 +1,12 @@
 package suite
 
 import (
+	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -102,5 +105,80 @@ func TestReport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A package that will not end is a failure, and what its test had printed is shown.
+func TestAbort(t *testing.T) {
+	var out strings.Builder
+	r := NewReport(&out)
+	for _, line := range []string{
+		`{"Action":"pass","Package":"a","Test":"TestX"}`, `{"Action":"pass","Package":"a"}`,
+		`{"Action":"pass","Package":"b","Test":"TestY"}`,
+		`{"Action":"output","Package":"b","Test":"TestZ","Output":"its last words\n"}`,
+	} {
+		if err := r.Add([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := r.Unended([]string{"b", "a", "c"}); !slices.Equal(got, []string{"b", "c"}) {
+		t.Errorf("unended %q", got)
+	}
+	r.Abort("b", "the machine stopped")
+	r.Abort("c", "not run")
+	if got, want := r.Result(), (Result{Passed: 2, Failed: 2}); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for _, text := range []string{"FAIL b", "the machine stopped", "its last words", "FAIL c"} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("%q lacks %q", out.String(), text)
+		}
+	}
+}
+
+func TestRungs(t *testing.T) {
+	dir := t.TempDir()
+	r := NewReport(io.Discard)
+	for _, output := range []string{
+		"    x_test.go:1: TASKGUARD-RUNG file.open fentry attach: operation not permitted",
+		"TASKGUARD-RUNG file.open kprobe ok", "TASKGUARD-RUNG fs.mount fentry no such function",
+		"TASKGUARD-RUNG fs.mount", "TASKGUARD",
+	} {
+		line, err := json.Marshal(testEvent{Action: "output", Package: "a", Test: "TestX", Output: output + "\n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Add(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for kernel, rungs := range map[string][]Rung{
+		"6.1": r.Rungs(), "5.10": {{"file.open", "fentry", "ok"}}, "arm64-6.1": {{"net.bind", "kprobe", "ok"}},
+	} {
+		if err := WriteRungs(dir, kernel, rungs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := ReadRungs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := PrintRungs(&out, all); err != nil {
+		t.Fatal(err)
+	}
+	const want = "kind       5.10    6.1     arm64-6.1\n" +
+		"file.open  fentry  kprobe  -\n" +
+		"fs.mount   -       off     -\n" +
+		"net.bind   -       -       kprobe\n" +
+		"fs.mount on 6.1, fentry: no such function\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+	if err := WriteRungs(dir, "6.1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if all, err = ReadRungs(dir); err != nil || len(all) != 2 {
+		t.Errorf("after a run without rungs: %v, %v", all, err)
 	}
 }

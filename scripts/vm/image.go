@@ -52,10 +52,12 @@ func (w *work) image(ctx context.Context, k kernel) (image, error) {
 	}
 	defer file.Close()
 	a := newArchive(file)
-	for _, dir := range []string{"dev", "proc", "sys", "tmp", "run", "usr/local/bin"} {
+	for _, dir := range []string{"dev", "proc", "sys", "tmp", "run", "usr/lib/busybox"} {
 		a.add(dir, typeDir|0o755, nil)
 	}
 	a.add("init", typeFile|0o755, initScript)
+	a.add("etc/passwd", typeFile|0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
+	a.add("etc/group", typeFile|0o644, []byte("root:x:0:\n"))
 	a.add("bin/sh", typeSymlink|0o777, []byte("dash"))
 	addModules(a, modules)
 	img.packages = w.addList(a)

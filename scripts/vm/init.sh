@@ -14,9 +14,9 @@ if [ -z "$TASKGUARD_ROOT" ]; then
 fi
 unset TASKGUARD_ROOT
 
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-# Those of its commands that no package has.
-$busybox --install -s /usr/local/bin 2>/dev/null
+# Behind the packages' own commands.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/busybox HOME=/root
+$busybox --install -s /usr/lib/busybox
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
