@@ -321,6 +321,7 @@ const (
 	commonTextFlagTEXT_PATH       commonTextFlag = 1
 	commonTextFlagTEXT_CUT        commonTextFlag = 2
 	commonTextFlagTEXT_UNVERIFIED commonTextFlag = 4
+	commonTextFlagTEXT_AT         commonTextFlag = 8
 )
 
 type commonThrottleState struct {

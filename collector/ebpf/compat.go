@@ -11,6 +11,9 @@ import (
 // compatNumbers are the numbers of 32-bit system calls on amd64 (arch/x86/entry/syscalls/syscall_32.tbl).
 var compatNumbers = map[string]uint32{
 	"open": 5, "creat": 8, "openat": 295, "openat2": 437,
+	"rename": 38, "renameat": 302, "renameat2": 353, "link": 9, "linkat": 303, "symlink": 83, "symlinkat": 304,
+	"unlink": 10, "unlinkat": 301, "rmdir": 40, "chmod": 15, "fchmod": 94, "fchmodat": 306, "fchmodat2": 452,
+	"chown": 212, "lchown": 198, "fchown": 207, "fchownat": 298, "chown16": 182, "lchown16": 16, "fchown16": 95,
 }
 
 // compatCalls runs handlers for 32-bit system calls. The program that finds them looks at every system call of the

@@ -6,3 +6,6 @@ import "golang.org/x/sys/unix"
 var oldCalls []string
 
 func (o *opening) openOld(path, mode uintptr) unix.Errno { return unix.ENOSYS }
+
+// changeCalls are the calls that change names or attributes of files.
+var changeCalls = atCalls

@@ -118,9 +118,9 @@ CALL(filp_open, FILE_OPEN, 3)
 	return opened(rung, &o);
 }
 
-// by_descriptor records an open by what it returned. The flags of openat2 are in the caller's memory, which may have
+// by_result records an open by what it returned. The flags of openat2 are in the caller's memory, which may have
 // changed: the file that was made knows better.
-static __always_inline int by_descriptor(long ret, u64 path, u32 flags)
+static __always_inline int by_result(long ret, u64 path, u32 flags)
 {
 	struct file *file = ret >= 0 ? file_of(ret) : 0;
 	if (file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE && !(flags & O_ACCMODE))
@@ -131,22 +131,22 @@ static __always_inline int by_descriptor(long ret, u64 path, u32 flags)
 
 TRACED(open)
 {
-	return by_descriptor(ret, arg(0), arg(1));
+	return by_result(ret, arg(0), arg(1));
 }
 
 TRACED(creat)
 {
-	return by_descriptor(ret, arg(0), O_CREAT | O_TRUNC | O_WRONLY);
+	return by_result(ret, arg(0), O_CREAT | O_TRUNC | O_WRONLY);
 }
 
 TRACED(openat)
 {
-	return by_descriptor(ret, arg(1), arg(2));
+	return by_result(ret, arg(1), arg(2));
 }
 
 TRACED(openat2)
 {
 	u64 flags = 0;
 	bpf_probe_read_user(&flags, sizeof(flags), (void *)arg(2));
-	return by_descriptor(ret, arg(1), flags);
+	return by_result(ret, arg(1), flags);
 }
