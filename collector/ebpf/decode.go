@@ -7,6 +7,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -152,10 +154,16 @@ func (d *decoder) show(t text, field event.Fields, truncated *event.Fields, leng
 	switch {
 	case t.flags&commonTextFlagTEXT_PATH != 0:
 		return d.fullPath(t.bytes, t.cut())
-	case t.flags&commonTextFlagTEXT_AT != 0 && d.event.Result == 0:
+	case d.joins(t):
 		return d.joined(t)
 	}
 	return d.strings.get(cstring(t.bytes))
+}
+
+// joins tells whether a name is shown with the directory it is relative to: not one of an attempt that failed. Links in
+// it may have led elsewhere.
+func (d *decoder) joins(t text) bool {
+	return t.flags&commonTextFlagTEXT_AT != 0 && (d.event.Result == 0 || d.event.Result == int32(unix.EINPROGRESS))
 }
 
 // joined puts a name behind the directory that it is relative to; an absolute one behind the process's root.

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
 		"change": actChange,
-		"dns": actDNS, "dns-client": actDNSClient,
+		"dns":    actDNS, "dns-client": actDNSClient,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

@@ -10,7 +10,6 @@
 
 #include "syscall.h"
 
-#define PF_IO_WORKER 0x10 // include/linux/sched.h, since Linux 5.12
 #define AT_FDCWD -100
 #define AT_REMOVEDIR 0x200
 #define AT_EMPTY_PATH 0x1000
@@ -32,7 +31,8 @@ struct change {
 	bool directory;
 	bool joined; // names that were not looked up get the directory that they are relative to
 	s32 errno;
-	u32 rename_flags, mode, uid, gid;
+	u32 open_flags, rename_flags, mode, uid, gid;
+	u32 slot; // io_uring: where the file is to go, 0 for a descriptor
 	struct inode *inode;
 	struct name path, target;
 };
@@ -72,7 +72,7 @@ static __always_inline void append_directory(struct scratch *s, struct text *tex
 		append_file_path(s, &directory, file_of(n->at));
 	}
 	text->len += 1 + directory.len;
-	text->flags |= TEXT_AT | TEXT_UNVERIFIED | (directory.flags & TEXT_CUT);
+	text->flags |= TEXT_AT | (directory.flags & TEXT_CUT);
 }
 
 static __noinline int append_name(struct scratch *s, struct text *text, struct name *n, bool joined)
@@ -106,8 +106,9 @@ static __noinline int build(struct scratch *s, struct change *c)
 	s->used = sizeof(*r);
 	r->header.kind = c->kind;
 	r->header.result = c->errno;
-	r->header.call = call_number();
+	r->header.call = c->slot ? c->slot : call_number();
 	fill_task(&r->header.task, actor());
+	r->open_flags = c->open_flags;
 	r->rename_flags = c->rename_flags;
 	r->mode = c->mode;
 	r->uid = c->uid;

@@ -3,7 +3,7 @@
 // file.rename, file.link, file.symlink and file.unlink.
 #pragma once
 
-#include "change.h"
+#include "request.h"
 
 PROBE(rename_begin, int old_at, struct filename *old, int new_at, struct filename *new, unsigned int flags)
 {
@@ -58,6 +58,17 @@ SYSCALL(renameat2)
 	return renamed(rung, ret, 5);
 }
 
+SEC("tp_btf/io_uring_submit_req")
+int uring_renameat(unsigned long long *ctx)
+{
+	struct io_rename *op = (void *)ctx[0];
+	struct change c = {.kind = FILE_RENAME, .rename_flags = BPF_CORE_READ(op, flags)};
+	c.path.at = BPF_CORE_READ(op, old_dfd);
+	c.target.at = BPF_CORE_READ(op, new_dfd);
+	bool copied = named(&c.path, BPF_CORE_READ(op, oldpath)) && named(&c.target, BPF_CORE_READ(op, newpath));
+	return copied ? requested(&c, (void *)op) : 0;
+}
+
 PROBE(link_begin, int old_at, struct filename *old, int new_at, struct filename *new)
 {
 	struct change c = {.kind = FILE_LINK};
@@ -100,6 +111,17 @@ SYSCALL(linkat)
 	return ended(rung, &c);
 }
 
+SEC("tp_btf/io_uring_submit_req")
+int uring_linkat(unsigned long long *ctx)
+{
+	struct io_link *op = (void *)ctx[0];
+	struct change c = {.kind = FILE_LINK};
+	c.target.at = BPF_CORE_READ(op, old_dfd);
+	c.path.at = BPF_CORE_READ(op, new_dfd);
+	bool copied = named(&c.target, BPF_CORE_READ(op, oldpath)) && named(&c.path, BPF_CORE_READ(op, newpath));
+	return copied ? requested(&c, (void *)op) : 0;
+}
+
 PROBE(symlink_begin, struct filename *target, int at, struct filename *link)
 {
 	struct change c = {.kind = FILE_SYMLINK};
@@ -135,6 +157,16 @@ SYSCALL(symlinkat)
 	c.path.at = argument(1);
 	c.path.user = argument(2);
 	return ended(rung, &c);
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int uring_symlinkat(unsigned long long *ctx)
+{
+	struct io_link *op = (void *)ctx[0];
+	struct change c = {.kind = FILE_SYMLINK};
+	c.path.at = BPF_CORE_READ(op, new_dfd);
+	bool copied = named(&c.target, BPF_CORE_READ(op, oldpath)) && named(&c.path, BPF_CORE_READ(op, newpath));
+	return copied ? requested(&c, (void *)op) : 0;
 }
 
 static __always_inline int unlinking(enum rung rung, struct filename *name, bool directory)
@@ -196,4 +228,13 @@ SYSCALL(rmdir)
 SYSCALL(unlinkat)
 {
 	return unlink_ended(rung, ret, 1, argument(2));
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int uring_unlinkat(unsigned long long *ctx)
+{
+	struct io_unlink *op = (void *)ctx[0];
+	struct change c = {.kind = FILE_UNLINK, .directory = BPF_CORE_READ(op, flags) & AT_REMOVEDIR};
+	c.path.at = BPF_CORE_READ(op, dfd);
+	return named(&c.path, BPF_CORE_READ(op, filename)) ? requested(&c, (void *)op) : 0;
 }
