@@ -321,6 +321,7 @@ const (
 	commonTextFlagTEXT_PATH       commonTextFlag = 1
 	commonTextFlagTEXT_CUT        commonTextFlag = 2
 	commonTextFlagTEXT_UNVERIFIED commonTextFlag = 4
+	commonTextFlagTEXT_AT         commonTextFlag = 8
 )
 
 type commonThrottleState struct {
@@ -352,8 +353,13 @@ const (
 	commonMapScratch             = "scratch"
 	commonMapSequence            = "sequence"
 	commonMapThrottles           = "throttles"
+	commonMapUringCalls          = "uring_calls"
+	commonMapUringLarge          = "uring_large"
+	commonMapUringSmall          = "uring_small"
 	commonMapWatched             = "watched"
 	commonProgCompatExit         = "compat_exit"
+	commonProgUringComplete      = "uring_complete"
+	commonProgUringSubmit        = "uring_submit"
 	commonVarBpfRecordType       = "bpf_record_type"
 	commonVarCgroupHierarchy     = "cgroup_hierarchy"
 	commonVarCgroupRecordType    = "cgroup_record_type"
@@ -435,7 +441,9 @@ type commonSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type commonProgramSpecs struct {
-	CompatExit *ebpf.ProgramSpec `ebpf:"compat_exit"`
+	CompatExit    *ebpf.ProgramSpec `ebpf:"compat_exit"`
+	UringComplete *ebpf.ProgramSpec `ebpf:"uring_complete"`
+	UringSubmit   *ebpf.ProgramSpec `ebpf:"uring_submit"`
 }
 
 // commonMapSpecs contains maps before they are loaded into the kernel.
@@ -454,6 +462,9 @@ type commonMapSpecs struct {
 	Scratch         *ebpf.MapSpec `ebpf:"scratch"`
 	Sequence        *ebpf.MapSpec `ebpf:"sequence"`
 	Throttles       *ebpf.MapSpec `ebpf:"throttles"`
+	UringCalls      *ebpf.MapSpec `ebpf:"uring_calls"`
+	UringLarge      *ebpf.MapSpec `ebpf:"uring_large"`
+	UringSmall      *ebpf.MapSpec `ebpf:"uring_small"`
 	Watched         *ebpf.MapSpec `ebpf:"watched"`
 }
 
@@ -532,6 +543,9 @@ type commonMaps struct {
 	Scratch         *ebpf.Map `ebpf:"scratch"`
 	Sequence        *ebpf.Map `ebpf:"sequence"`
 	Throttles       *ebpf.Map `ebpf:"throttles"`
+	UringCalls      *ebpf.Map `ebpf:"uring_calls"`
+	UringLarge      *ebpf.Map `ebpf:"uring_large"`
+	UringSmall      *ebpf.Map `ebpf:"uring_small"`
 	Watched         *ebpf.Map `ebpf:"watched"`
 }
 
@@ -549,6 +563,9 @@ func (m *commonMaps) Close() error {
 		m.Scratch,
 		m.Sequence,
 		m.Throttles,
+		m.UringCalls,
+		m.UringLarge,
+		m.UringSmall,
 		m.Watched,
 	)
 }
@@ -600,12 +617,16 @@ type commonVariables struct {
 //
 // It can be passed to loadCommonObjects or ebpf.CollectionSpec.LoadAndAssign.
 type commonPrograms struct {
-	CompatExit *ebpf.Program `ebpf:"compat_exit"`
+	CompatExit    *ebpf.Program `ebpf:"compat_exit"`
+	UringComplete *ebpf.Program `ebpf:"uring_complete"`
+	UringSubmit   *ebpf.Program `ebpf:"uring_submit"`
 }
 
 func (p *commonPrograms) Close() error {
 	return _CommonClose(
 		p.CompatExit,
+		p.UringComplete,
+		p.UringSubmit,
 	)
 }
 

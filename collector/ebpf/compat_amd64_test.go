@@ -73,3 +73,24 @@ func (c *compatible) int80(number uint32, args ...uint32) (int, syscall.Errno) {
 	}
 	return ret, 0
 }
+
+// compatCaller makes a change as a 32-bit program does.
+func (c *change) compatCaller(oldAt, newAt int) (func() unix.Errno, error) {
+	number, ok := compatNumbers[c.Call]
+	if !ok {
+		return nil, fmt.Errorf("no 32-bit call %q", c.Call)
+	}
+	memory, err := newCompatible()
+	if err != nil {
+		return nil, err
+	}
+	var args [5]uint32
+	for i, arg := range c.args(uintptr(oldAt), uintptr(memory.text(string(c.Old))), uintptr(newAt),
+		uintptr(memory.text(string(c.New)))) {
+		args[i] = uint32(arg)
+	}
+	return func() unix.Errno {
+		_, errno := memory.int80(number, args[:]...)
+		return errno
+	}, nil
+}

@@ -7,6 +7,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -149,10 +151,34 @@ func (d *decoder) show(t text, field event.Fields, truncated *event.Fields, leng
 		*truncated |= field
 		*length = t.total
 	}
-	if t.flags&commonTextFlagTEXT_PATH == 0 {
-		return d.strings.get(cstring(t.bytes))
+	switch {
+	case t.flags&commonTextFlagTEXT_PATH != 0:
+		return d.fullPath(t.bytes, t.cut())
+	case d.joins(t):
+		return d.joined(t)
 	}
-	return d.fullPath(t.bytes, t.cut())
+	return d.strings.get(cstring(t.bytes))
+}
+
+// joins tells whether a name is shown with the directory it is relative to: not one of an attempt that failed. Links in
+// it may have led elsewhere.
+func (d *decoder) joins(t text) bool {
+	return t.flags&commonTextFlagTEXT_AT != 0 && (d.event.Result == 0 || d.event.Result == int32(unix.EINPROGRESS))
+}
+
+// joined puts a name behind the directory that it is relative to; an absolute one behind the process's root.
+func (d *decoder) joined(t text) string {
+	name, components, _ := bytes.Cut(t.bytes, []byte{0})
+	directory := d.fullPath(components, t.cut())
+	if directory == "/" {
+		directory = ""
+	}
+	d.path = append(d.path[:0], directory...)
+	if !bytes.HasPrefix(name, []byte("/")) {
+		d.path = append(d.path, '/')
+	}
+	d.path = append(d.path, name...)
+	return d.strings.get(d.path)
 }
 
 // fullPath joins components that come last one first, each ended by a NUL byte. A path that was cut lacks its first

@@ -21,7 +21,7 @@ func (d *decoder) fileActivity(record []byte) error {
 	d.file = event.File{
 		RenameFlags: event.RenameFlags(r.RenameFlags), Device: event.Device(r.File.Device), Inode: r.File.Inode,
 		Directory: r.Directory != 0, UpperLayer: commonRecordFlag(r.Header.Flags)&commonRecordFlagFLAG_UPPER != 0,
-		Unverified: path.unverified() || target.unverified(),
+		Unverified: path.unverified() || target.unverified() || d.joins(path) || d.joins(target),
 	}
 	f := &d.file
 	f.Path = d.show(path, event.FieldPath, &f.Truncated, &f.PathLength)

@@ -61,7 +61,8 @@ type Source struct {
 	objects *objects
 	reader  *ringbuf.Reader
 	tracefs *tracefs
-	compat  compatCalls
+	compat  dispatcher
+	uring   dispatcher
 
 	mu       sync.Mutex
 	attached []*attachment // guarded by mu
@@ -94,7 +95,7 @@ const (
 // host lacks; what single kinds lack is in State. The caller must Close the source.
 func Open(cfg Config) (*Source, error) {
 	defer debug.FreeOSMemory() // loading needs far more than running does
-	s := &Source{cfg: cfg}
+	s := &Source{cfg: cfg, compat: compatDispatcher(), uring: uringDispatcher()}
 	s.decoder.wall, s.decoder.cgroup = cfg.Wall, cfg.Cgroup
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ebpf source: %w", err), s.Close())

@@ -50,6 +50,8 @@ type ladder struct {
 	syscalls []string
 	// The same for the tracepoint rung alone (TRACED).
 	traced []string
+	// For the tracepoint rung: handlers of what io_uring submits.
+	operations []operation
 	// For the tracepoint rung: kernel tracepoints with types (tp_btf), for what no system call tells.
 	tracepoints []probe
 	// hooks are attached on every rung: cgroup hooks, tracepoints. When there is nothing else, via names their rung.
@@ -78,8 +80,40 @@ func ladders() []ladder {
 		{kinds: []event.Kind{event.ProcessExit}, object: processObject,
 			via: rungTracepoint, hooks: []hook{rawTracepoint(processProgProcessExit)}},
 		{kinds: []event.Kind{event.FileOpen}, object: fileObject,
-			calls:  []probe{{handler: "filp_open", function: "do_filp_open"}},
-			traced: []string{"open", "creat", "openat", "openat2"}},
+			calls: []probe{{"filp_open", "do_filp_open", false}},
+			// What these open goes past do_filp_open.
+			syscalls:   []string{"open_by_handle_at"},
+			traced:     []string{"open", "creat", "openat", "openat2"},
+			operations: []operation{{"uring_openat", opOpenat}, {"uring_openat", opOpenat2}}},
+		{kinds: []event.Kind{event.FileRename}, object: fileObject,
+			entries:    []probe{{"rename_begin", "do_renameat2", true}, {"path_rename", "security_path_rename", false}},
+			exits:      []probe{{"rename_end", "do_renameat2", true}},
+			syscalls:   []string{"rename", "renameat", "renameat2"},
+			operations: []operation{{"uring_renameat", opRenameat}}},
+		{kinds: []event.Kind{event.FileLink}, object: fileObject,
+			entries:    []probe{{"link_begin", "do_linkat", true}, {"path_link", "security_path_link", false}},
+			exits:      []probe{{"link_end", "do_linkat", true}},
+			syscalls:   []string{"link", "linkat"},
+			operations: []operation{{"uring_linkat", opLinkat}}},
+		{kinds: []event.Kind{event.FileSymlink}, object: fileObject,
+			entries:    []probe{{"symlink_begin", "do_symlinkat", true}, {"path_symlink", "security_path_symlink", false}},
+			exits:      []probe{{"symlink_end", "do_symlinkat", true}},
+			syscalls:   []string{"symlink", "symlinkat"},
+			operations: []operation{{"uring_symlinkat", opSymlinkat}}},
+		{kinds: []event.Kind{event.FileUnlink}, object: fileObject,
+			entries: []probe{
+				{"unlink_begin", "do_unlinkat", true}, {"path_unlink", "security_path_unlink", false},
+				{"rmdir_begin", "do_rmdir", true}, {"path_rmdir", "security_path_rmdir", false},
+			},
+			exits:      []probe{{"unlink_end", "do_unlinkat", true}, {"unlink_end", "do_rmdir", true}},
+			syscalls:   []string{"unlink", "unlinkat", "rmdir"},
+			operations: []operation{{"uring_unlinkat", opUnlinkat}}},
+		{kinds: []event.Kind{event.FileChmod}, object: fileObject,
+			entries:  []probe{{"chmod_common", "chmod_common", false}},
+			syscalls: []string{"chmod", "fchmod", "fchmodat", "fchmodat2"}},
+		{kinds: []event.Kind{event.FileChown}, object: fileObject,
+			entries:  []probe{{"chown_common", "chown_common", false}},
+			syscalls: []string{"chown", "lchown", "fchown", "fchownat", "chown16", "lchown16", "fchown16"}},
 		{kinds: []event.Kind{event.DNSQuery}, object: dnsObject,
 			via: rungCgroup, hooks: []hook{cgroup(dnsProgDnsEgress, ebpf.AttachCGroupInetEgress)}},
 		{kinds: []event.Kind{event.DNSResponse}, object: dnsObject,
@@ -115,6 +149,9 @@ func (l *ladder) rungs() []rung {
 	for _, name := range append(l.syscalls, l.traced...) {
 		tracepoint.hooks = append(tracepoint.hooks, oneOf(syscallTracepoint("tracepoint_"+name, "sys_exit_"+name)))
 		tracepoint.hooks = append(tracepoint.hooks, compatCall("compat_"+name, name)...)
+	}
+	for _, op := range l.operations {
+		tracepoint.hooks = append(tracepoint.hooks, uringOperation(op))
 	}
 	for _, p := range l.tracepoints {
 		tracepoint.hooks = append(tracepoint.hooks, typedTracepoint(p))

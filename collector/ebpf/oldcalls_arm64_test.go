@@ -1,8 +1,17 @@
 package ebpf
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // oldCalls are those that only old architectures have.
 var oldCalls []string
 
 func (o *opening) openOld(path, mode uintptr) unix.Errno { return unix.ENOSYS }
+
+// changeCalls are the calls that change names or attributes of files.
+var changeCalls = atCalls
+
+func (c *change) compatCaller(int, int) (func() unix.Errno, error) { return nil, errors.ErrUnsupported }

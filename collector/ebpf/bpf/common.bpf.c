@@ -4,7 +4,7 @@
 //
 // The maps and types that all programs share, and what runs the handlers of 32-bit system calls on the tracepoint rung.
 
-#include "syscall.h"
+#include "complete.h"
 
 // compat_calls holds the handlers by the number of the system call.
 struct {
@@ -25,6 +25,21 @@ int compat_exit(unsigned long long *ctx)
 		bpf_tail_call(ctx, &compat_calls, call_number());
 #endif
 	return 0;
+}
+
+// uring_submit finds the handler of a request.
+SEC("tp_btf/io_uring_submit_req")
+int uring_submit(unsigned long long *ctx)
+{
+	bpf_tail_call(ctx, &uring_calls, BPF_CORE_READ((struct io_kiocb *)ctx[0], opcode));
+	return 0;
+}
+
+// uring_complete hands on the record of a request, whatever its kind.
+SEC("tp_btf/io_uring_complete")
+int uring_complete(unsigned long long *ctx)
+{
+	return completed((void *)ctx[1]);
 }
 
 // The Go types are generated from these.

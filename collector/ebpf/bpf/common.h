@@ -241,24 +241,34 @@ static __always_inline struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&current_settings, &zero);
 }
 
-// wanted tells whether what task does is to be recorded as kind.
+// on tells whether what task does is to be recorded as kind.
+static __always_inline bool on(u16 kind, struct task_struct *task)
+{
+	struct settings *set = get_settings();
+	return task && set && set->kinds >> kind & 1 && BPF_CORE_READ(task, tgid) != self_pid;
+}
+
+// ignores tells whether it is left out because of the executable.
+static __always_inline bool ignores(u16 kind, struct task_struct *task)
+{
+	struct settings *set = get_settings();
+	if (!set || !set->ignored || kind <= PROCESS_EXIT)
+		return false;
+	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+	struct file_id id = {.inode = BPF_CORE_READ(inode, i_ino), .device = BPF_CORE_READ(inode, i_sb, s_dev)};
+	return bpf_map_lookup_elem(&ignored, &id);
+}
+
+// wanted is both, for the place where an attempt is counted.
 static __always_inline bool wanted(u16 kind, struct task_struct *task)
 {
-	if (!task || BPF_CORE_READ(task, tgid) == self_pid)
+	if (!on(kind, task))
 		return false;
-	struct settings *set = get_settings();
-	if (!set || !(set->kinds >> kind & 1))
-		return false;
-	if (set->ignored && kind > PROCESS_EXIT) {
-		struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
-		struct file_id id = {.inode = BPF_CORE_READ(inode, i_ino), .device = BPF_CORE_READ(inode, i_sb, s_dev)};
-		if (bpf_map_lookup_elem(&ignored, &id)) {
-			count(kind, attempted);
-			count(kind, filtered);
-			return false;
-		}
-	}
-	return true;
+	if (!ignores(kind, task))
+		return true;
+	count(kind, attempted);
+	count(kind, filtered);
+	return false;
 }
 
 // share is how much of what a cgroup may make is for a kind and those that matter less, in eighths.
@@ -277,7 +287,9 @@ static __always_inline u64 share(u16 kind)
 static __always_inline bool throttled(u16 kind, u64 cgroup)
 {
 	struct settings *set = get_settings();
-	if (!set || set->throttle == 0)
+	u64 index = kind; // for the verifier, where it is not a constant
+	barrier_var(index);
+	if (!set || set->throttle == 0 || index >= KIND_COUNT)
 		return false;
 	u64 limit = set->throttle, now = bpf_ktime_get_boot_ns();
 	struct throttle_state *t = bpf_map_lookup_elem(&throttles, &cgroup);
@@ -293,7 +305,7 @@ static __always_inline bool throttled(u16 kind, u64 cgroup)
 		t->count = 0;
 	}
 	if (t->count * 8 >= limit * share(kind)) {
-		__sync_fetch_and_add(&t->dropped[kind], 1);
+		__sync_fetch_and_add(&t->dropped[index], 1);
 		count(kind, throttled);
 		return true;
 	}

@@ -6,3 +6,5 @@
 
 #include "syscall.h"
 #include "open.h"
+#include "name.h"
+#include "attribute.h"

@@ -42,10 +42,13 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
-#define PF_KTHREAD 0x00200000 // include/linux/sched.h
+#define PF_IO_WORKER 0x00000010 // include/linux/sched.h, since Linux 5.12: a thread of io_uring's
+#define PF_KTHREAD 0x00200000
+#define NR_io_uring_enter 426 // for all callers
 #define TS_COMPAT 2           // arch/x86/include/asm/thread_info.h
 
 #define EINTR 4
+#define EAGAIN 11
 #define EEXIST 17
 #define EINPROGRESS 115
 #define ERESTARTSYS 512           // include/linux/errno.h: what the kernel returns inside when a
@@ -185,11 +188,12 @@ struct fdtable {
 };
 
 struct files_struct {
+	atomic_t count;
 	struct fdtable *fdt;
 };
 
 struct fs_struct {
-	struct path pwd;
+	struct path root, pwd;
 };
 
 struct task_struct;
@@ -272,6 +276,61 @@ struct filename {
 
 struct open_flags {
 	int open_flag;
+};
+
+struct io_rsrc_node {
+	unsigned long file_ptr;
+};
+
+struct io_rsrc_data {
+	struct io_rsrc_node **nodes;
+};
+
+struct io_file_table {
+	struct io_rsrc_data data;
+};
+
+struct io_ring_ctx {
+	struct io_file_table file_table;
+};
+
+struct io_cqe {
+	s32 res;
+};
+
+struct io_kiocb {
+	u8 opcode;
+	u32 flags;
+	struct io_cqe cqe;
+	struct io_ring_ctx *ctx;
+};
+
+// What a request of io_uring asks for is at its beginning.
+struct open_how {
+	u64 flags;
+};
+
+struct io_open {
+	int dfd;
+	u32 file_slot;
+	struct filename *filename;
+	struct open_how how;
+};
+
+struct io_rename {
+	int old_dfd, new_dfd;
+	struct filename *oldpath, *newpath;
+	int flags;
+};
+
+struct io_unlink {
+	int dfd, flags;
+	struct filename *filename;
+};
+
+struct io_link {
+	int old_dfd, new_dfd;
+	struct filename *oldpath, *newpath;
 };
 
 struct linux_binprm {

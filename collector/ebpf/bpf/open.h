@@ -6,45 +6,8 @@
 // read from the caller.
 #pragma once
 
-#include "syscall.h"
+#include "request.h"
 #include "watch.h"
-
-#define O_ACCMODE 3
-#define O_WRONLY 1
-#define O_CREAT 0100
-#define O_TRUNC 01000
-#define O_TMPFILE_BIT 020000000
-#define O_PATH 010000000
-#define FMODE_EXEC 0x20 // include/linux/fs.h: among the flags when a program is opened to be run
-#ifdef __TARGET_ARCH_x86
-#define O_LARGEFILE 0100000
-#else
-#define O_LARGEFILE 0400000
-#endif
-
-// writes tells flags that may change a file or make one.
-static __always_inline bool writes(u32 flags)
-{
-	return !(flags & O_PATH) && ((flags & O_ACCMODE) || (flags & (O_CREAT | O_TRUNC | O_TMPFILE_BIT)));
-}
-
-// boring tells the character devices null, zero and full: opened for writing all the time, and to no effect.
-static __always_inline bool boring(struct inode *inode)
-{
-	if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFCHR)
-		return false;
-	u32 device = BPF_CORE_READ(inode, i_rdev), minor = device & 0xfffff;
-	return device >> 20 == 1 && (minor == 3 || minor == 5 || minor == 7);
-}
-
-// looked_at tells whether an open with such flags may be one to record. One for reading is decided by its path.
-static __always_inline bool looked_at(u32 flags)
-{
-	if (flags & (O_PATH | FMODE_EXEC))
-		return false;
-	struct settings *set = get_settings();
-	return writes(flags) || (set && (set->open_all || set->watched));
-}
 
 // opening is what is known of an open: the file, or when it failed its name, in the kernel's memory or the caller's.
 struct opening {
@@ -106,21 +69,34 @@ static __always_inline bool filp_open_wants(unsigned long long *args)
 	return looked_at(BPF_CORE_READ((struct open_flags *)args[2], open_flag));
 }
 
+// without_waiting tells whether an open is of io_uring's, which tries first without waiting, with a flag of its own; if
+// that is not enough a worker does it all again.
+static __always_inline bool without_waiting(u32 flags)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	return flags & O_NONBLOCK && (call_number() == NR_io_uring_enter || BPF_CORE_READ(task, flags) & PF_IO_WORKER);
+}
+
 CALL(filp_open, FILE_OPEN, 3)
 {
 	struct filename *name = (void *)args[1];
 	u32 flags = BPF_CORE_READ((struct open_flags *)args[2], open_flag);
 	if (!looked_at(flags))
 		return 0;
+	if (without_waiting(flags)) {
+		if (ret == -EAGAIN)
+			return 0;
+		flags &= ~O_NONBLOCK;
+	}
 	struct opening o = {.errno = errno_of(ret), .flags = flags, .kernel = BPF_CORE_READ(name, name)};
 	if (o.errno == 0)
 		o.file = (void *)ret;
 	return opened(rung, &o);
 }
 
-// by_descriptor records an open by what it returned. The flags of openat2 are in the caller's memory, which may have
+// by_result records an open by what it returned. The flags of openat2 are in the caller's memory, which may have
 // changed: the file that was made knows better.
-static __always_inline int by_descriptor(long ret, u64 path, u32 flags)
+static __always_inline int by_result(long ret, u64 path, u32 flags)
 {
 	struct file *file = ret >= 0 ? file_of(ret) : 0;
 	if (file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE && !(flags & O_ACCMODE))
@@ -131,22 +107,41 @@ static __always_inline int by_descriptor(long ret, u64 path, u32 flags)
 
 TRACED(open)
 {
-	return by_descriptor(ret, arg(0), arg(1));
+	return by_result(ret, arg(0), arg(1));
 }
 
 TRACED(creat)
 {
-	return by_descriptor(ret, arg(0), O_CREAT | O_TRUNC | O_WRONLY);
+	return by_result(ret, arg(0), O_CREAT | O_TRUNC | O_WRONLY);
 }
 
 TRACED(openat)
 {
-	return by_descriptor(ret, arg(1), arg(2));
+	return by_result(ret, arg(1), arg(2));
 }
 
 TRACED(openat2)
 {
 	u64 flags = 0;
 	bpf_probe_read_user(&flags, sizeof(flags), (void *)arg(2));
-	return by_descriptor(ret, arg(1), flags);
+	return by_result(ret, arg(1), flags);
+}
+
+// The file of a handle has no name that the caller gave.
+SYSCALL(open_by_handle_at)
+{
+	u32 flags = arg(2);
+	struct opening o = {.errno = errno_of(ret), .flags = flags, .file = ret >= 0 ? file_of(ret) : 0};
+	return looked_at(flags) ? opened(rung, &o) : 0;
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int uring_openat(unsigned long long *ctx)
+{
+	struct io_open *op = (void *)ctx[0];
+	struct change c = {.kind = FILE_OPEN, .open_flags = BPF_CORE_READ(op, how.flags)};
+	c.open_flags &= ~O_LARGEFILE;
+	c.slot = BPF_CORE_READ(op, file_slot);
+	c.path.at = BPF_CORE_READ(op, dfd);
+	return looked_at(c.open_flags) && named(&c.path, BPF_CORE_READ(op, filename)) ? requested(&c, (void *)op) : 0;
 }

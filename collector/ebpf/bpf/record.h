@@ -66,6 +66,7 @@ enum text_flag {
 	TEXT_PATH = 1 << 0,        // components, each ended by a NUL byte, from the last one up to the root; else a string
 	TEXT_CUT = 1 << 1,         // there is more than len
 	TEXT_UNVERIFIED = 1 << 2,  // read from the caller's memory
+	TEXT_AT = 1 << 3,          // a string, a NUL byte, and as components the directory that it is relative to
 };
 
 // text is a section that may be cut: a string without its NUL byte, or a path.
