@@ -11,6 +11,8 @@ import (
 // compatNumbers are the numbers of 32-bit system calls on amd64 (arch/x86/entry/syscalls/syscall_32.tbl).
 var compatNumbers = map[string]uint32{
 	"open": 5, "creat": 8, "openat": 295, "openat2": 437,
+	"dup": 41, "fcntl": 55, "dup2": 63, "socketcall": 102, "fcntl64": 221, "dup3": 330, "sendmmsg": 345, "socket": 359,
+	"bind": 361, "connect": 362, "listen": 363, "accept4": 364, "sendto": 369, "sendmsg": 370,
 }
 
 // compatCalls runs handlers for 32-bit system calls. The program that finds them looks at every system call of the

@@ -145,7 +145,7 @@ func (d *draw) host() *event.Host {
 
 func (d *draw) socket() event.Socket {
 	return event.Socket{
-		Family: event.Family(d.uint()), Type: event.SocketType(d.uint()), Protocol: d.byte(),
+		Family: event.Family(d.uint()), Type: event.SocketType(d.uint()), Protocol: uint16(d.uint()),
 		RemoteIP: d.addr(), RemotePort: uint16(d.uint()), LocalIP: d.addr(), LocalPort: uint16(d.uint()),
 	}
 }

@@ -241,7 +241,7 @@ func (d *decoder) event(out *event.Event, e *batchpb.Event, now int64) {
 
 func (d *decoder) socket(s *batchpb.Socket) event.Socket {
 	return event.Socket{
-		Family: event.Family(s.GetFamily()), Type: event.SocketType(s.GetType()), Protocol: uint8(s.GetProtocol()),
+		Family: event.Family(s.GetFamily()), Type: event.SocketType(s.GetType()), Protocol: uint16(s.GetProtocol()),
 		RemoteIP: d.addr(s.GetRemoteIp()), RemotePort: uint16(s.GetRemotePort()),
 		LocalIP: d.addr(s.GetLocalIp()), LocalPort: uint16(s.GetLocalPort()),
 	}

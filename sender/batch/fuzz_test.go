@@ -57,7 +57,7 @@ func (s *script) addr() netip.Addr {
 
 func (s *script) socket() event.Socket {
 	return event.Socket{
-		Family: event.Family(s.uint()), Type: event.SocketType(s.uint()), Protocol: s.byte(),
+		Family: event.Family(s.uint()), Type: event.SocketType(s.uint()), Protocol: uint16(s.byte()),
 		RemoteIP: s.addr(), RemotePort: uint16(s.uint()), LocalIP: s.addr(), LocalPort: uint16(s.uint()),
 	}
 }
