@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"math/bits"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -53,9 +54,9 @@ func (d *decoder) makeSocket() verdict {
 	if uint32(d.sys.args[0]) == uint32(event.Unix) || uint32(d.sys.args[0]) == netlink {
 		return ignored
 	}
-	// Of a packet socket it is a protocol of Ethernet.
-	if n.Family != event.Packet && d.sys.args[2] < 256 {
-		n.Protocol = uint8(d.sys.args[2])
+	n.Protocol = uint16(d.sys.args[2])
+	if n.Family == event.Packet { // in network order
+		n.Protocol = bits.ReverseBytes16(n.Protocol)
 	}
 	return decoded
 }

@@ -6,4 +6,6 @@ var compatNumbers = map[string]uint32{
 	"rename": 38, "renameat": 302, "renameat2": 353, "link": 9, "linkat": 303, "symlink": 83, "symlinkat": 304,
 	"unlink": 10, "unlinkat": 301, "rmdir": 40, "chmod": 15, "fchmod": 94, "fchmodat": 306, "fchmodat2": 452,
 	"chown": 212, "lchown": 198, "fchown": 207, "fchownat": 298, "chown16": 182, "lchown16": 16, "fchown16": 95,
+	"dup": 41, "fcntl": 55, "dup2": 63, "socketcall": 102, "fcntl64": 221, "dup3": 330, "sendmmsg": 345, "socket": 359,
+	"bind": 361, "connect": 362, "listen": 363, "accept4": 364, "sendto": 369, "sendmsg": 370,
 }

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,6 +29,9 @@ type dial struct {
 	Port                   uint16
 	Path                   string // "@" for the abstract namespace
 	Closed                 bool   // the descriptor is none
+	Raw                    []byte // the address instead, in the kernel's form; empty for no readable one
+	Alone                  bool   // in a network namespace of its own
+	Thread                 bool   // not the first thread
 }
 
 // dialled is what came of it.
@@ -57,16 +62,58 @@ func actConnect(args []string) error {
 	if err := unix.SetNonblock(fd, d.NonBlock); err != nil {
 		return err
 	}
-	at := fd
-	if d.Closed {
-		at = 999
-	}
 	var done dialled
-	done.Errno, _ = unix.Connect(at, d.sockaddr()).(unix.Errno)
+	if d.Thread {
+		onThread(func() { done.Errno = d.connect(fd) })
+	} else {
+		done.Errno = d.connect(fd)
+	}
 	if local, err := unix.Getsockname(fd); err == nil {
 		done.Local = addrPort(local)
 	}
 	return say(done)
+}
+
+func (d dial) connect(fd int) unix.Errno {
+	if d.Closed {
+		fd = 999
+	}
+	if d.Raw == nil {
+		errno, _ := unix.Connect(fd, d.sockaddr()).(unix.Errno)
+		return errno
+	}
+	var address uintptr
+	if len(d.Raw) > 0 {
+		address = pointer(&d.Raw[0])
+	}
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), address, 16)
+	runtime.KeepAlive(d.Raw)
+	return errno
+}
+
+// onThread runs f on a thread that is not the process's first one.
+func onThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // without an end: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			onThread(f)
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+// asJSON writes what an action is to do.
+func asJSON(t *testing.T, what any) string {
+	t.Helper()
+	text, err := json.Marshal(what)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func addrPort(sa unix.Sockaddr) netip.AddrPort {
@@ -97,6 +144,8 @@ type connectTest struct {
 	dial  dial
 	errno unix.Errno
 	want  event.Net // without the local side
+	// none: there is no event. Of a user: the tracepoint rung has only the caller's address, flagged.
+	none, user bool
 }
 
 func connectTests(t *testing.T) []connectTest {
@@ -123,65 +172,84 @@ func connectTests(t *testing.T) []connectTest {
 	unixNet := func(kind event.SocketType, path string) event.Net {
 		return event.Net{Socket: event.Socket{Family: event.Unix, Type: kind}, Path: path}
 	}
-	unverified := func(n event.Net) event.Net { n.Unverified = true; return n }
 	udp := stream(event.INET, v4, 9)
 	udp.Type, udp.Protocol = 2, 17
 	udp6 := stream(event.INET6, v4, 9)
 	udp6.Type, udp6.Protocol = 2, 17
+	raw := stream(event.INET, v4, 0)
+	raw.Type, raw.Protocol = 3, unix.IPPROTO_ICMP
+	nowhere := netip.MustParseAddr("192.0.2.1")
 	const S, D = unix.SOCK_STREAM, unix.SOCK_DGRAM
 	return []connectTest{
-		{"tcp v4", dial{Family: unix.AF_INET, Type: S, IP: v4, Port: portOf(tcp4)}, 0,
-			stream(event.INET, v4, portOf(tcp4))},
-		{"tcp v6", dial{Family: unix.AF_INET6, Type: S, IP: v6, Port: portOf(tcp6)}, 0,
-			stream(event.INET6, v6, portOf(tcp6))},
-		{"tcp v4-mapped", dial{Family: unix.AF_INET6, Type: S, IP: mapped, Port: portOf(tcp4)}, 0,
-			stream(event.INET6, v4, portOf(tcp4))},
-		{"refused", dial{Family: unix.AF_INET, Type: S, IP: v4, Port: portOf(closed)}, unix.ECONNREFUSED,
-			stream(event.INET, v4, portOf(closed))},
-		{"in progress", dial{Family: unix.AF_INET, Type: S, NonBlock: true, IP: v4, Port: portOf(tcp4)}, unix.EINPROGRESS,
-			stream(event.INET, v4, portOf(tcp4))},
-		{"udp v4", dial{Family: unix.AF_INET, Type: D, IP: v4, Port: 9}, 0, udp},
-		{"udp v4-mapped", dial{Family: unix.AF_INET6, Type: D, IP: mapped, Port: 9}, 0, udp6},
-		{"no descriptor", dial{Family: unix.AF_INET, Type: S, IP: v4, Port: 9, Closed: true}, unix.EBADF,
-			unverified(event.Net{Socket: event.Socket{Family: event.INET, RemoteIP: v4, RemotePort: 9}})},
-		{"wrong family", dial{Family: unix.AF_INET6, Type: S, IP: v4, Port: 9}, unix.EINVAL,
-			unverified(stream(event.INET, v4, 9))},
-		{"unix", dial{Family: unix.AF_UNIX, Type: S, Path: path}, 0, unixNet(1, path)},
-		{"unix, longest path", dial{Family: unix.AF_UNIX, Type: S, Path: long}, 0, unixNet(1, long)},
-		{"unix datagram", dial{Family: unix.AF_UNIX, Type: D, Path: path + "-datagram"}, 0, unixNet(2, path+"-datagram")},
-		{"unix abstract", dial{Family: unix.AF_UNIX, Type: S, Path: abstract}, 0, unixNet(1, abstract)},
-		{"unix, none there", dial{Family: unix.AF_UNIX, Type: S, Path: "/tmp/none"}, unix.ENOENT,
-			unverified(unixNet(1, "/tmp/none"))},
-		{"unix abstract, none there", dial{Family: unix.AF_UNIX, Type: S, Path: "@none"}, unix.ECONNREFUSED,
-			unverified(unixNet(1, "@none"))},
+		{name: "tcp v4", dial: dial{Family: unix.AF_INET, Type: S, IP: v4, Port: portOf(tcp4)},
+			want: stream(event.INET, v4, portOf(tcp4))},
+		{name: "tcp v6", dial: dial{Family: unix.AF_INET6, Type: S, IP: v6, Port: portOf(tcp6)},
+			want: stream(event.INET6, v6, portOf(tcp6))},
+		{name: "tcp v4-mapped", dial: dial{Family: unix.AF_INET6, Type: S, IP: mapped, Port: portOf(tcp4)},
+			want: stream(event.INET6, v4, portOf(tcp4))},
+		{name: "refused", dial: dial{Family: unix.AF_INET, Type: S, IP: v4, Port: portOf(closed)}, errno: unix.ECONNREFUSED,
+			want: stream(event.INET, v4, portOf(closed))},
+		{name: "unreachable", dial: dial{Family: unix.AF_INET, Type: S, IP: nowhere, Port: 9, Alone: true},
+			errno: unix.ENETUNREACH, want: stream(event.INET, nowhere, 9)},
+		{name: "in progress", dial: dial{Family: unix.AF_INET, Type: S, NonBlock: true, IP: v4, Port: portOf(tcp4)},
+			errno: unix.EINPROGRESS, want: stream(event.INET, v4, portOf(tcp4))},
+		{name: "thread", dial: dial{Family: unix.AF_INET, Type: S, IP: v4, Port: portOf(tcp4), Thread: true},
+			want: stream(event.INET, v4, portOf(tcp4))},
+		{name: "udp v4", dial: dial{Family: unix.AF_INET, Type: D, IP: v4, Port: 9}, want: udp},
+		{name: "udp v4-mapped", dial: dial{Family: unix.AF_INET6, Type: D, IP: mapped, Port: 9}, want: udp6},
+		{name: "udp v4 by a v6 socket", dial: dial{Family: unix.AF_INET6, Type: D, IP: v4, Port: 9}, want: udp6},
+		{name: "raw", dial: dial{Family: unix.AF_INET, Type: unix.SOCK_RAW, Protocol: unix.IPPROTO_ICMP, IP: v4, Port: 9},
+			want: raw},
+		{name: "no descriptor", dial: dial{Family: unix.AF_INET, Type: S, IP: v4, Port: 9, Closed: true},
+			errno: unix.EBADF, none: true},
+		{name: "no address", dial: dial{Family: unix.AF_INET, Type: S, Raw: []byte{}}, errno: unix.EFAULT, none: true},
+		{name: "disconnect", dial: dial{Family: unix.AF_INET, Type: D, Raw: make([]byte, 16)}, none: true},
+		{name: "wrong family", dial: dial{Family: unix.AF_INET6, Type: S, IP: v4, Port: 9}, errno: unix.EINVAL,
+			want: stream(event.INET6, v4, 9), user: true},
+		{name: "unix", dial: dial{Family: unix.AF_UNIX, Type: S, Path: path}, want: unixNet(1, path)},
+		{name: "unix, longest path", dial: dial{Family: unix.AF_UNIX, Type: S, Path: long}, want: unixNet(1, long)},
+		{name: "unix datagram", dial: dial{Family: unix.AF_UNIX, Type: D, Path: path + "-datagram"},
+			want: unixNet(2, path+"-datagram")},
+		{name: "unix abstract", dial: dial{Family: unix.AF_UNIX, Type: S, Path: abstract}, want: unixNet(1, abstract)},
+		{name: "unix, none there", dial: dial{Family: unix.AF_UNIX, Type: S, Path: "/tmp/none"}, errno: unix.ENOENT,
+			want: unixNet(1, "/tmp/none"), user: true},
+		{name: "unix abstract, none there", dial: dial{Family: unix.AF_UNIX, Type: S, Path: "@none"},
+			errno: unix.ECONNREFUSED, want: unixNet(1, "@none"), user: true},
 	}
 }
 
-func (o *observer) testConnects(t *testing.T, unverified func(connectTest) bool) {
+// testConnects makes every connect. copies says whether the tracepoint rung has the kernel's copies of addresses.
+func (o *observer) testConnects(t *testing.T, copies bool) {
+	onTracepoints := strings.HasSuffix(t.Name(), "/tracepoint")
 	for _, test := range connectTests(t) {
 		t.Run(test.name, func(t *testing.T) {
-			what, err := json.Marshal(test.dial)
-			if err != nil {
-				t.Fatal(err)
+			cmd := action("connect", asJSON(t, test.dial))
+			if test.dial.Alone {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 			}
-			cmd := action("connect", string(what))
 			tr := o.trace(t, cmd)
 			done := heard[dialled](t, cmd)
 			if done.Errno != test.errno {
 				t.Fatalf("the kernel said %v, want %v", done.Errno, test.errno)
 			}
+			events := tr.of(event.NetConnect)
+			if test.none {
+				if len(events) > 0 {
+					t.Errorf("recorded %+v", *events[0].Net)
+				}
+				return
+			}
 			if ip := done.Local.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
 				test.want.LocalIP = ip
 			}
-			test.want.LocalPort = done.Local.Port()
-			if test.dial.Closed {
-				test.want.LocalIP, test.want.LocalPort = netip.Addr{}, 0
+			if test.dial.Type != unix.SOCK_RAW {
+				test.want.LocalPort = done.Local.Port()
 			}
-			test.want.Unverified = test.want.Unverified || unverified(test)
+			noCopy := test.user || !copies && test.errno != 0 && test.errno != unix.EINPROGRESS
+			test.want.Unverified = onTracepoints && noCopy
 			want := event.Event{
 				Kind: event.NetConnect, Result: int32(test.errno), Process: tr.process("exe"), Net: &test.want,
 			}
-			events := tr.of(event.NetConnect)
 			if len(events) != 1 {
 				t.Fatalf("%d events, want 1", len(events))
 			}
@@ -191,7 +259,7 @@ func (o *observer) testConnects(t *testing.T, unverified func(connectTest) bool)
 }
 
 func TestConnect(t *testing.T) {
-	observe(t).testConnects(t, func(connectTest) bool { return false })
+	forRungs(t, []event.Kind{event.NetConnect}, func(t *testing.T, o *observer) { o.testConnects(t, true) })
 }
 
 // Without a cgroup hook the address of a connect that succeeded still comes from the kernel.
@@ -200,44 +268,47 @@ func TestConnectWithoutCgroupHooks(t *testing.T) {
 	h := findHierarchy(t)
 	cfg := configFor(t, h)
 	cfg.CgroupRoot = ""
+	cfg.Rungs = []string{rungTracepoint}
 	s, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	hooked := []event.Kind{event.DNSQuery, event.DNSResponse, event.NetSend}
 	for _, state := range s.State() {
-		if dns := state.Kind == event.DNSQuery || state.Kind == event.DNSResponse; state.Healthy == dns {
+		if state.Healthy == slices.Contains(hooked, state.Kind) {
 			t.Errorf("%s: healthy %v, reason %q", state.Kind, state.Healthy, state.Reason)
 		}
 	}
 	o := newObserver(h)
 	o.run(t, s)
-	o.testConnects(t, func(test connectTest) bool { return test.errno != 0 && test.errno != unix.EINPROGRESS })
+	t.Run("tracepoint", func(t *testing.T) { o.testConnects(t, false) })
 }
 
 // A caller that changes the address while the kernel looks at it hides nothing.
 func TestConnectRace(t *testing.T) {
-	o := observe(t)
 	l := listen(t, "tcp4", "127.0.0.1:0")
 	go func() {
 		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
 			c.Close()
 		}
 	}()
-	cmd := action("connect-race", l.Addr().String())
-	tr := o.trace(t, cmd)
-	connected := heard[int](t, cmd)
-	seen := 0
-	for _, e := range tr.of(event.NetConnect) {
-		if e.Result == 0 && e.Net.RemotePort == portOf(l) {
-			seen++
-			if e.Net.Unverified || e.Net.Family != event.INET || e.Net.RemoteIP.String() != "127.0.0.1" {
-				t.Errorf("connect to %+v", *e.Net)
+	forRungs(t, []event.Kind{event.NetConnect}, func(t *testing.T, o *observer) {
+		cmd := action("connect-race", l.Addr().String())
+		tr := o.trace(t, cmd)
+		connected := heard[int](t, cmd)
+		seen := 0
+		for _, e := range tr.of(event.NetConnect) {
+			if e.Result == 0 && e.Net.RemotePort == portOf(l) {
+				seen++
+				if e.Net.Unverified || e.Net.Family != event.INET || e.Net.RemoteIP.String() != "127.0.0.1" {
+					t.Errorf("connect to %+v", *e.Net)
+				}
 			}
 		}
-	}
-	if connected == 0 || seen != connected {
-		t.Errorf("%d connects seen, want %d", seen, connected)
-	}
+		if connected == 0 || seen != connected {
+			t.Errorf("%d connects seen, want %d", seen, connected)
+		}
+	})
 }
 
 // actConnectRace flips the address's family between AF_INET and AF_NETLINK, which no event tells of, while it connects.

@@ -24,6 +24,7 @@ type decoder struct {
 	process event.Process
 	file    event.File
 	net     event.Net
+	dup     event.Dup
 	dns     dnsScratch
 
 	strings interner
@@ -67,6 +68,8 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 	case commonKindNET_SOCKET, commonKindNET_CONNECT, commonKindNET_ACCEPT, commonKindNET_BIND, commonKindNET_LISTEN,
 		commonKindNET_SEND:
 		err = d.netActivity(record)
+	case commonKindPROCESS_DUP:
+		err = d.duplicate(record)
 	case commonKindDNS_QUERY, commonKindDNS_RESPONSE:
 		return d.messages(record, emit)
 	case commonKindCGROUP_MKDIR:

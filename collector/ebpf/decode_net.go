@@ -23,7 +23,35 @@ func (d *decoder) netActivity(record []byte) error {
 		Unverified: path.unverified() || commonRecordFlag(r.Header.Flags)&commonRecordFlagFLAG_UNVERIFIED != 0,
 	}
 	d.net.Path = d.unixPath(path.bytes)
+	if k := d.event.Kind; k == event.NetBind || k == event.NetListen {
+		d.net.LocalIP = localIP(&r.Socket) // 0.0.0.0 and :: are addresses too
+	}
 	d.event.Net = &d.net
+	return nil
+}
+
+// dupCalls are numbered as in bpf/dup.h.
+var dupCalls = [...]string{"dup", "dup2", "dup3", "fcntl"}
+
+// duplicate decodes process.dup.
+func (d *decoder) duplicate(record []byte) error {
+	r, rest, err := take[commonDupRecord](record)
+	if err != nil {
+		return err
+	}
+	s := sections{rest: rest}
+	path := s.text(r.Path)
+	if s.short {
+		return fmt.Errorf("path of %d bytes in %d", r.Path.Len, len(rest))
+	}
+	if int(r.Header.Call) >= len(dupCalls) {
+		return fmt.Errorf("unknown call %d", r.Header.Call)
+	}
+	d.dup = event.Dup{
+		Call: dupCalls[r.Header.Call], OldFD: r.OldFd, NewFD: r.NewFd,
+		Socket: socketOf(&r.Socket), Path: d.unixPath(path.bytes),
+	}
+	d.event.Dup = &d.dup
 	return nil
 }
 
@@ -63,19 +91,28 @@ func (d *decoder) messages(record []byte, emit func(*event.Event)) error {
 // socketOf normalises addresses: an IPv4-mapped IPv6 address is shown as IPv4.
 func socketOf(i *commonSocketInfo) event.Socket {
 	s := event.Socket{
-		Family: event.Family(i.Family), Type: event.SocketType(i.Type), Protocol: uint8(i.Protocol),
+		Family: event.Family(i.Family), Type: event.SocketType(i.Type), Protocol: i.Protocol,
 		RemotePort: i.RemotePort, LocalPort: i.LocalPort,
 	}
-	switch s.Family {
-	case event.INET:
-		s.RemoteIP, s.LocalIP = netip.AddrFrom4([4]byte(i.Remote[:4])), netip.AddrFrom4([4]byte(i.Local[:4]))
-	case event.INET6:
-		s.RemoteIP, s.LocalIP = netip.AddrFrom16(i.Remote).Unmap(), netip.AddrFrom16(i.Local).Unmap()
+	if ip := ipOf(s.Family, i.Remote); s.RemotePort != 0 || ip.IsValid() && !ip.IsUnspecified() {
+		s.RemoteIP = ip
 	}
-	if s.LocalIP.IsValid() && s.LocalIP.IsUnspecified() {
-		s.LocalIP = netip.Addr{}
+	if ip := localIP(i); ip.IsValid() && !ip.IsUnspecified() {
+		s.LocalIP = ip
 	}
 	return s
+}
+
+func localIP(i *commonSocketInfo) netip.Addr { return ipOf(event.Family(i.Family), i.Local) }
+
+func ipOf(family event.Family, ip [16]byte) netip.Addr {
+	switch family {
+	case event.INET:
+		return netip.AddrFrom4([4]byte(ip[:4]))
+	case event.INET6:
+		return netip.AddrFrom16(ip).Unmap()
+	}
+	return netip.Addr{}
 }
 
 // unixPath shows a name of the abstract namespace with "@" for its leading NUL byte, as ss(8) does.

@@ -264,6 +264,7 @@ func (o *observer) Lost(kind event.Kind, stage, cause string, n uint64) {
 func clone(e *event.Event) event.Event {
 	c := *e
 	c.Process, c.File, c.Net, c.DNS = copyOf(e.Process), copyOf(e.File), copyOf(e.Net), copyOf(e.DNS)
+	c.Dup = copyOf(e.Dup)
 	if c.DNS != nil {
 		c.DNS.Payload = slices.Clone(c.DNS.Payload)
 		c.DNS.Questions = slices.Clone(c.DNS.Questions)

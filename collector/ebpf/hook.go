@@ -32,13 +32,19 @@ const (
 	optional             // nothing
 )
 
-// errNoPlace says that this kernel does not have the place to attach to.
-var errNoPlace = errors.New("not in this kernel")
+// errNoPlace says that this host does not have the place to attach to.
+var errNoPlace = errors.New("not on this host")
 
 func oneOf(h hook) hook {
 	if h.need == required {
 		h.need = anyOf
 	}
+	return h
+}
+
+// whereThere makes a hook one that the rung can do without.
+func whereThere(h hook) hook {
+	h.need = optional
 	return h
 }
 
@@ -96,7 +102,7 @@ func syscallTracepoint(program, name string) hook {
 func cgroup(program string, attach ebpf.AttachType) hook {
 	return hook{program: program, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
 		if s.cfg.CgroupRoot == "" {
-			return nil, errors.New("cgroup v2 is not mounted: mount it with `mount -t cgroup2 cgroup2 DIRECTORY`")
+			return nil, fmt.Errorf("mount cgroup v2 with `mount -t cgroup2 cgroup2 DIRECTORY`: %w", errNoPlace)
 		}
 		return link.AttachCgroup(link.CgroupOptions{Path: s.cfg.CgroupRoot, Attach: attach, Program: p})
 	}}

@@ -54,6 +54,8 @@ type ladder struct {
 	operations []operation
 	// For the tracepoint rung: kernel tracepoints with types (tp_btf), for what no system call tells.
 	tracepoints []probe
+	// For the tracepoint rung: cgroup hooks that see the kernel's copies of addresses.
+	copies []hook
 	// hooks are attached on every rung: cgroup hooks, tracepoints. When there is nothing else, via names their rung.
 	hooks []hook
 	via   string
@@ -114,6 +116,54 @@ func ladders() []ladder {
 		{kinds: []event.Kind{event.FileChown}, object: fileObject,
 			entries:  []probe{{"chown_common", "chown_common", false}},
 			syscalls: []string{"chown", "lchown", "fchown", "fchownat", "chown16", "lchown16", "fchown16"}},
+		{kinds: []event.Kind{event.NetSocket, event.NetConnect, event.NetAccept, event.NetBind, event.NetListen},
+			object: netObject,
+			entries: []probe{
+				{handler: "socket_connect", function: "security_socket_connect"},
+				{handler: "socket_bind", function: "security_socket_bind"},
+			},
+			exits: []probe{
+				{handler: "connect_file", function: "__sys_connect_file", optional: true},
+				{handler: "bind_socket", function: "__sys_bind_socket", optional: true},
+			},
+			calls: []probe{
+				{handler: "iouring_socket", function: "__sys_socket_file", optional: true},
+				{handler: "iouring_accept", function: "do_accept", optional: true},
+				{handler: "iouring_listen", function: "__sys_listen_socket", optional: true},
+			},
+			syscalls: []string{"socket", "connect", "accept", "accept4", "bind", "listen", "socketcall"},
+			copies: []hook{
+				whereThere(cgroup(netProgCopyConnect4, ebpf.AttachCGroupInet4Connect)),
+				whereThere(cgroup(netProgCopyConnect6, ebpf.AttachCGroupInet6Connect)),
+			}},
+		{kinds: []event.Kind{event.NetSend}, object: netObject,
+			calls: []probe{
+				{handler: "sendmsg", function: "udp_sendmsg"},
+				{handler: "sendmsg", function: "raw_sendmsg", optional: true},
+				{handler: "sendmsg", function: "ping_v4_sendmsg", optional: true},
+				{handler: "sendmsg6", function: "udpv6_sendmsg", optional: true},
+				{handler: "sendmsg6", function: "rawv6_sendmsg", optional: true},
+				{handler: "sendmsg6", function: "ping_v6_sendmsg", optional: true},
+				{handler: "fastopen", function: "__inet_stream_connect", optional: true},
+			},
+			traced: []string{"sendto", "sendmsg", "sendmmsg"},
+			copies: []hook{
+				cgroup(netProgCopySendmsg4, ebpf.AttachCGroupUDP4Sendmsg),
+				whereThere(cgroup(netProgCopySendmsg6, ebpf.AttachCGroupUDP6Sendmsg)),
+			}},
+		{kinds: []event.Kind{event.ProcessDup}, object: netObject,
+			calls:    []probe{{handler: "dupfd", function: "f_dupfd"}},
+			syscalls: []string{"dup", "dup2", "dup3"},
+			traced:   []string{"fcntl", "fcntl64"}},
+		{
+			object: netObject, lack: "dns.* events do not tell the process",
+			via: rungCgroup, hooks: []hook{
+				cgroup(netProgOwnConnect4, ebpf.AttachCGroupInet4Connect),
+				cgroup(netProgOwnConnect6, ebpf.AttachCGroupInet6Connect),
+				cgroup(netProgOwnSendmsg4, ebpf.AttachCGroupUDP4Sendmsg),
+				cgroup(netProgOwnSendmsg6, ebpf.AttachCGroupUDP6Sendmsg),
+			},
+		},
 		{kinds: []event.Kind{event.DNSQuery}, object: dnsObject,
 			via: rungCgroup, hooks: []hook{cgroup(dnsProgDnsEgress, ebpf.AttachCGroupInetEgress)}},
 		{kinds: []event.Kind{event.DNSResponse}, object: dnsObject,
@@ -156,6 +206,7 @@ func (l *ladder) rungs() []rung {
 	for _, p := range l.tracepoints {
 		tracepoint.hooks = append(tracepoint.hooks, typedTracepoint(p))
 	}
+	tracepoint.hooks = append(tracepoint.hooks, l.copies...)
 	rungs := []rung{fentry, kprobe, tracepoint}
 	for i := range rungs {
 		rungs[i].hooks = append(rungs[i].hooks, l.hooks...)

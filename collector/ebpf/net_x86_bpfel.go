@@ -16,25 +16,114 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	netMapCalls           = "calls"
-	netMapClaims          = "claims"
-	netMapCounters        = "counters"
-	netMapCurrentSettings = "current_settings"
-	netMapDnsOwners       = "dns_owners"
-	netMapIgnored         = "ignored"
-	netMapPendingLarge    = "pending_large"
-	netMapPendingSmall    = "pending_small"
-	netMapRing            = "ring"
-	netMapScratch         = "scratch"
-	netMapSequence        = "sequence"
-	netMapThrottles       = "throttles"
-	netMapWatched         = "watched"
-	netVarCgroupHierarchy = "cgroup_hierarchy"
-	netVarCgroupSubsys    = "cgroup_subsys"
-	netVarCpus            = "cpus"
-	netVarPreemptible     = "preemptible"
-	netVarSelfPid         = "self_pid"
-	netVarWakeupBytes     = "wakeup_bytes"
+	netMapCalls                   = "calls"
+	netMapClaims                  = "claims"
+	netMapCopies                  = "copies"
+	netMapCounters                = "counters"
+	netMapCurrentSettings         = "current_settings"
+	netMapDnsOwners               = "dns_owners"
+	netMapIgnored                 = "ignored"
+	netMapPendingLarge            = "pending_large"
+	netMapPendingSmall            = "pending_small"
+	netMapRecent                  = "recent"
+	netMapRing                    = "ring"
+	netMapScratch                 = "scratch"
+	netMapSequence                = "sequence"
+	netMapThrottles               = "throttles"
+	netMapWatched                 = "watched"
+	netProgCompatAccept           = "compat_accept"
+	netProgCompatAccept4          = "compat_accept4"
+	netProgCompatBind             = "compat_bind"
+	netProgCompatConnect          = "compat_connect"
+	netProgCompatDup              = "compat_dup"
+	netProgCompatDup2             = "compat_dup2"
+	netProgCompatDup3             = "compat_dup3"
+	netProgCompatFcntl            = "compat_fcntl"
+	netProgCompatFcntl64          = "compat_fcntl64"
+	netProgCompatListen           = "compat_listen"
+	netProgCompatSendmmsg         = "compat_sendmmsg"
+	netProgCompatSendmsg          = "compat_sendmsg"
+	netProgCompatSendto           = "compat_sendto"
+	netProgCompatSocket           = "compat_socket"
+	netProgCompatSocketcall       = "compat_socketcall"
+	netProgCopyConnect4           = "copy_connect4"
+	netProgCopyConnect6           = "copy_connect6"
+	netProgCopySendmsg4           = "copy_sendmsg4"
+	netProgCopySendmsg6           = "copy_sendmsg6"
+	netProgFentrySocketBind       = "fentry_socket_bind"
+	netProgFentrySocketConnect    = "fentry_socket_connect"
+	netProgFexitAccept            = "fexit_accept"
+	netProgFexitAccept4           = "fexit_accept4"
+	netProgFexitBind              = "fexit_bind"
+	netProgFexitBindSocket        = "fexit_bind_socket"
+	netProgFexitConnect           = "fexit_connect"
+	netProgFexitConnectFile       = "fexit_connect_file"
+	netProgFexitDup               = "fexit_dup"
+	netProgFexitDup2              = "fexit_dup2"
+	netProgFexitDup3              = "fexit_dup3"
+	netProgFexitDupfd             = "fexit_dupfd"
+	netProgFexitFastopen          = "fexit_fastopen"
+	netProgFexitIouringAccept     = "fexit_iouring_accept"
+	netProgFexitIouringListen     = "fexit_iouring_listen"
+	netProgFexitIouringSocket     = "fexit_iouring_socket"
+	netProgFexitListen            = "fexit_listen"
+	netProgFexitSendmsg           = "fexit_sendmsg"
+	netProgFexitSendmsg6          = "fexit_sendmsg6"
+	netProgFexitSocket            = "fexit_socket"
+	netProgFexitSocketcall        = "fexit_socketcall"
+	netProgKprobeDupfd            = "kprobe_dupfd"
+	netProgKprobeFastopen         = "kprobe_fastopen"
+	netProgKprobeIouringAccept    = "kprobe_iouring_accept"
+	netProgKprobeIouringListen    = "kprobe_iouring_listen"
+	netProgKprobeIouringSocket    = "kprobe_iouring_socket"
+	netProgKprobeSendmsg          = "kprobe_sendmsg"
+	netProgKprobeSendmsg6         = "kprobe_sendmsg6"
+	netProgKprobeSocketBind       = "kprobe_socket_bind"
+	netProgKprobeSocketConnect    = "kprobe_socket_connect"
+	netProgKretprobeAccept        = "kretprobe_accept"
+	netProgKretprobeAccept4       = "kretprobe_accept4"
+	netProgKretprobeBind          = "kretprobe_bind"
+	netProgKretprobeBindSocket    = "kretprobe_bind_socket"
+	netProgKretprobeConnect       = "kretprobe_connect"
+	netProgKretprobeConnectFile   = "kretprobe_connect_file"
+	netProgKretprobeDup           = "kretprobe_dup"
+	netProgKretprobeDup2          = "kretprobe_dup2"
+	netProgKretprobeDup3          = "kretprobe_dup3"
+	netProgKretprobeDupfd         = "kretprobe_dupfd"
+	netProgKretprobeFastopen      = "kretprobe_fastopen"
+	netProgKretprobeIouringAccept = "kretprobe_iouring_accept"
+	netProgKretprobeIouringListen = "kretprobe_iouring_listen"
+	netProgKretprobeIouringSocket = "kretprobe_iouring_socket"
+	netProgKretprobeListen        = "kretprobe_listen"
+	netProgKretprobeSendmsg       = "kretprobe_sendmsg"
+	netProgKretprobeSendmsg6      = "kretprobe_sendmsg6"
+	netProgKretprobeSocket        = "kretprobe_socket"
+	netProgKretprobeSocketcall    = "kretprobe_socketcall"
+	netProgOwnConnect4            = "own_connect4"
+	netProgOwnConnect6            = "own_connect6"
+	netProgOwnSendmsg4            = "own_sendmsg4"
+	netProgOwnSendmsg6            = "own_sendmsg6"
+	netProgTracepointAccept       = "tracepoint_accept"
+	netProgTracepointAccept4      = "tracepoint_accept4"
+	netProgTracepointBind         = "tracepoint_bind"
+	netProgTracepointConnect      = "tracepoint_connect"
+	netProgTracepointDup          = "tracepoint_dup"
+	netProgTracepointDup2         = "tracepoint_dup2"
+	netProgTracepointDup3         = "tracepoint_dup3"
+	netProgTracepointFcntl        = "tracepoint_fcntl"
+	netProgTracepointFcntl64      = "tracepoint_fcntl64"
+	netProgTracepointListen       = "tracepoint_listen"
+	netProgTracepointSendmmsg     = "tracepoint_sendmmsg"
+	netProgTracepointSendmsg      = "tracepoint_sendmsg"
+	netProgTracepointSendto       = "tracepoint_sendto"
+	netProgTracepointSocket       = "tracepoint_socket"
+	netProgTracepointSocketcall   = "tracepoint_socketcall"
+	netVarCgroupHierarchy         = "cgroup_hierarchy"
+	netVarCgroupSubsys            = "cgroup_subsys"
+	netVarCpus                    = "cpus"
+	netVarPreemptible             = "preemptible"
+	netVarSelfPid                 = "self_pid"
+	netVarWakeupBytes             = "wakeup_bytes"
 )
 
 // loadNet returns the embedded CollectionSpec for net.
@@ -79,6 +168,93 @@ type netSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type netProgramSpecs struct {
+	CompatAccept           *ebpf.ProgramSpec `ebpf:"compat_accept"`
+	CompatAccept4          *ebpf.ProgramSpec `ebpf:"compat_accept4"`
+	CompatBind             *ebpf.ProgramSpec `ebpf:"compat_bind"`
+	CompatConnect          *ebpf.ProgramSpec `ebpf:"compat_connect"`
+	CompatDup              *ebpf.ProgramSpec `ebpf:"compat_dup"`
+	CompatDup2             *ebpf.ProgramSpec `ebpf:"compat_dup2"`
+	CompatDup3             *ebpf.ProgramSpec `ebpf:"compat_dup3"`
+	CompatFcntl            *ebpf.ProgramSpec `ebpf:"compat_fcntl"`
+	CompatFcntl64          *ebpf.ProgramSpec `ebpf:"compat_fcntl64"`
+	CompatListen           *ebpf.ProgramSpec `ebpf:"compat_listen"`
+	CompatSendmmsg         *ebpf.ProgramSpec `ebpf:"compat_sendmmsg"`
+	CompatSendmsg          *ebpf.ProgramSpec `ebpf:"compat_sendmsg"`
+	CompatSendto           *ebpf.ProgramSpec `ebpf:"compat_sendto"`
+	CompatSocket           *ebpf.ProgramSpec `ebpf:"compat_socket"`
+	CompatSocketcall       *ebpf.ProgramSpec `ebpf:"compat_socketcall"`
+	CopyConnect4           *ebpf.ProgramSpec `ebpf:"copy_connect4"`
+	CopyConnect6           *ebpf.ProgramSpec `ebpf:"copy_connect6"`
+	CopySendmsg4           *ebpf.ProgramSpec `ebpf:"copy_sendmsg4"`
+	CopySendmsg6           *ebpf.ProgramSpec `ebpf:"copy_sendmsg6"`
+	FentrySocketBind       *ebpf.ProgramSpec `ebpf:"fentry_socket_bind"`
+	FentrySocketConnect    *ebpf.ProgramSpec `ebpf:"fentry_socket_connect"`
+	FexitAccept            *ebpf.ProgramSpec `ebpf:"fexit_accept"`
+	FexitAccept4           *ebpf.ProgramSpec `ebpf:"fexit_accept4"`
+	FexitBind              *ebpf.ProgramSpec `ebpf:"fexit_bind"`
+	FexitBindSocket        *ebpf.ProgramSpec `ebpf:"fexit_bind_socket"`
+	FexitConnect           *ebpf.ProgramSpec `ebpf:"fexit_connect"`
+	FexitConnectFile       *ebpf.ProgramSpec `ebpf:"fexit_connect_file"`
+	FexitDup               *ebpf.ProgramSpec `ebpf:"fexit_dup"`
+	FexitDup2              *ebpf.ProgramSpec `ebpf:"fexit_dup2"`
+	FexitDup3              *ebpf.ProgramSpec `ebpf:"fexit_dup3"`
+	FexitDupfd             *ebpf.ProgramSpec `ebpf:"fexit_dupfd"`
+	FexitFastopen          *ebpf.ProgramSpec `ebpf:"fexit_fastopen"`
+	FexitIouringAccept     *ebpf.ProgramSpec `ebpf:"fexit_iouring_accept"`
+	FexitIouringListen     *ebpf.ProgramSpec `ebpf:"fexit_iouring_listen"`
+	FexitIouringSocket     *ebpf.ProgramSpec `ebpf:"fexit_iouring_socket"`
+	FexitListen            *ebpf.ProgramSpec `ebpf:"fexit_listen"`
+	FexitSendmsg           *ebpf.ProgramSpec `ebpf:"fexit_sendmsg"`
+	FexitSendmsg6          *ebpf.ProgramSpec `ebpf:"fexit_sendmsg6"`
+	FexitSocket            *ebpf.ProgramSpec `ebpf:"fexit_socket"`
+	FexitSocketcall        *ebpf.ProgramSpec `ebpf:"fexit_socketcall"`
+	KprobeDupfd            *ebpf.ProgramSpec `ebpf:"kprobe_dupfd"`
+	KprobeFastopen         *ebpf.ProgramSpec `ebpf:"kprobe_fastopen"`
+	KprobeIouringAccept    *ebpf.ProgramSpec `ebpf:"kprobe_iouring_accept"`
+	KprobeIouringListen    *ebpf.ProgramSpec `ebpf:"kprobe_iouring_listen"`
+	KprobeIouringSocket    *ebpf.ProgramSpec `ebpf:"kprobe_iouring_socket"`
+	KprobeSendmsg          *ebpf.ProgramSpec `ebpf:"kprobe_sendmsg"`
+	KprobeSendmsg6         *ebpf.ProgramSpec `ebpf:"kprobe_sendmsg6"`
+	KprobeSocketBind       *ebpf.ProgramSpec `ebpf:"kprobe_socket_bind"`
+	KprobeSocketConnect    *ebpf.ProgramSpec `ebpf:"kprobe_socket_connect"`
+	KretprobeAccept        *ebpf.ProgramSpec `ebpf:"kretprobe_accept"`
+	KretprobeAccept4       *ebpf.ProgramSpec `ebpf:"kretprobe_accept4"`
+	KretprobeBind          *ebpf.ProgramSpec `ebpf:"kretprobe_bind"`
+	KretprobeBindSocket    *ebpf.ProgramSpec `ebpf:"kretprobe_bind_socket"`
+	KretprobeConnect       *ebpf.ProgramSpec `ebpf:"kretprobe_connect"`
+	KretprobeConnectFile   *ebpf.ProgramSpec `ebpf:"kretprobe_connect_file"`
+	KretprobeDup           *ebpf.ProgramSpec `ebpf:"kretprobe_dup"`
+	KretprobeDup2          *ebpf.ProgramSpec `ebpf:"kretprobe_dup2"`
+	KretprobeDup3          *ebpf.ProgramSpec `ebpf:"kretprobe_dup3"`
+	KretprobeDupfd         *ebpf.ProgramSpec `ebpf:"kretprobe_dupfd"`
+	KretprobeFastopen      *ebpf.ProgramSpec `ebpf:"kretprobe_fastopen"`
+	KretprobeIouringAccept *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_accept"`
+	KretprobeIouringListen *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_listen"`
+	KretprobeIouringSocket *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_socket"`
+	KretprobeListen        *ebpf.ProgramSpec `ebpf:"kretprobe_listen"`
+	KretprobeSendmsg       *ebpf.ProgramSpec `ebpf:"kretprobe_sendmsg"`
+	KretprobeSendmsg6      *ebpf.ProgramSpec `ebpf:"kretprobe_sendmsg6"`
+	KretprobeSocket        *ebpf.ProgramSpec `ebpf:"kretprobe_socket"`
+	KretprobeSocketcall    *ebpf.ProgramSpec `ebpf:"kretprobe_socketcall"`
+	OwnConnect4            *ebpf.ProgramSpec `ebpf:"own_connect4"`
+	OwnConnect6            *ebpf.ProgramSpec `ebpf:"own_connect6"`
+	OwnSendmsg4            *ebpf.ProgramSpec `ebpf:"own_sendmsg4"`
+	OwnSendmsg6            *ebpf.ProgramSpec `ebpf:"own_sendmsg6"`
+	TracepointAccept       *ebpf.ProgramSpec `ebpf:"tracepoint_accept"`
+	TracepointAccept4      *ebpf.ProgramSpec `ebpf:"tracepoint_accept4"`
+	TracepointBind         *ebpf.ProgramSpec `ebpf:"tracepoint_bind"`
+	TracepointConnect      *ebpf.ProgramSpec `ebpf:"tracepoint_connect"`
+	TracepointDup          *ebpf.ProgramSpec `ebpf:"tracepoint_dup"`
+	TracepointDup2         *ebpf.ProgramSpec `ebpf:"tracepoint_dup2"`
+	TracepointDup3         *ebpf.ProgramSpec `ebpf:"tracepoint_dup3"`
+	TracepointFcntl        *ebpf.ProgramSpec `ebpf:"tracepoint_fcntl"`
+	TracepointFcntl64      *ebpf.ProgramSpec `ebpf:"tracepoint_fcntl64"`
+	TracepointListen       *ebpf.ProgramSpec `ebpf:"tracepoint_listen"`
+	TracepointSendmmsg     *ebpf.ProgramSpec `ebpf:"tracepoint_sendmmsg"`
+	TracepointSendmsg      *ebpf.ProgramSpec `ebpf:"tracepoint_sendmsg"`
+	TracepointSendto       *ebpf.ProgramSpec `ebpf:"tracepoint_sendto"`
+	TracepointSocket       *ebpf.ProgramSpec `ebpf:"tracepoint_socket"`
+	TracepointSocketcall   *ebpf.ProgramSpec `ebpf:"tracepoint_socketcall"`
 }
 
 // netMapSpecs contains maps before they are loaded into the kernel.
@@ -87,12 +263,14 @@ type netProgramSpecs struct {
 type netMapSpecs struct {
 	Calls           *ebpf.MapSpec `ebpf:"calls"`
 	Claims          *ebpf.MapSpec `ebpf:"claims"`
+	Copies          *ebpf.MapSpec `ebpf:"copies"`
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	CurrentSettings *ebpf.MapSpec `ebpf:"current_settings"`
 	DnsOwners       *ebpf.MapSpec `ebpf:"dns_owners"`
 	Ignored         *ebpf.MapSpec `ebpf:"ignored"`
 	PendingLarge    *ebpf.MapSpec `ebpf:"pending_large"`
 	PendingSmall    *ebpf.MapSpec `ebpf:"pending_small"`
+	Recent          *ebpf.MapSpec `ebpf:"recent"`
 	Ring            *ebpf.MapSpec `ebpf:"ring"`
 	Scratch         *ebpf.MapSpec `ebpf:"scratch"`
 	Sequence        *ebpf.MapSpec `ebpf:"sequence"`
@@ -134,12 +312,14 @@ func (o *netObjects) Close() error {
 type netMaps struct {
 	Calls           *ebpf.Map `ebpf:"calls"`
 	Claims          *ebpf.Map `ebpf:"claims"`
+	Copies          *ebpf.Map `ebpf:"copies"`
 	Counters        *ebpf.Map `ebpf:"counters"`
 	CurrentSettings *ebpf.Map `ebpf:"current_settings"`
 	DnsOwners       *ebpf.Map `ebpf:"dns_owners"`
 	Ignored         *ebpf.Map `ebpf:"ignored"`
 	PendingLarge    *ebpf.Map `ebpf:"pending_large"`
 	PendingSmall    *ebpf.Map `ebpf:"pending_small"`
+	Recent          *ebpf.Map `ebpf:"recent"`
 	Ring            *ebpf.Map `ebpf:"ring"`
 	Scratch         *ebpf.Map `ebpf:"scratch"`
 	Sequence        *ebpf.Map `ebpf:"sequence"`
@@ -151,12 +331,14 @@ func (m *netMaps) Close() error {
 	return _NetClose(
 		m.Calls,
 		m.Claims,
+		m.Copies,
 		m.Counters,
 		m.CurrentSettings,
 		m.DnsOwners,
 		m.Ignored,
 		m.PendingLarge,
 		m.PendingSmall,
+		m.Recent,
 		m.Ring,
 		m.Scratch,
 		m.Sequence,
@@ -181,10 +363,185 @@ type netVariables struct {
 //
 // It can be passed to loadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type netPrograms struct {
+	CompatAccept           *ebpf.Program `ebpf:"compat_accept"`
+	CompatAccept4          *ebpf.Program `ebpf:"compat_accept4"`
+	CompatBind             *ebpf.Program `ebpf:"compat_bind"`
+	CompatConnect          *ebpf.Program `ebpf:"compat_connect"`
+	CompatDup              *ebpf.Program `ebpf:"compat_dup"`
+	CompatDup2             *ebpf.Program `ebpf:"compat_dup2"`
+	CompatDup3             *ebpf.Program `ebpf:"compat_dup3"`
+	CompatFcntl            *ebpf.Program `ebpf:"compat_fcntl"`
+	CompatFcntl64          *ebpf.Program `ebpf:"compat_fcntl64"`
+	CompatListen           *ebpf.Program `ebpf:"compat_listen"`
+	CompatSendmmsg         *ebpf.Program `ebpf:"compat_sendmmsg"`
+	CompatSendmsg          *ebpf.Program `ebpf:"compat_sendmsg"`
+	CompatSendto           *ebpf.Program `ebpf:"compat_sendto"`
+	CompatSocket           *ebpf.Program `ebpf:"compat_socket"`
+	CompatSocketcall       *ebpf.Program `ebpf:"compat_socketcall"`
+	CopyConnect4           *ebpf.Program `ebpf:"copy_connect4"`
+	CopyConnect6           *ebpf.Program `ebpf:"copy_connect6"`
+	CopySendmsg4           *ebpf.Program `ebpf:"copy_sendmsg4"`
+	CopySendmsg6           *ebpf.Program `ebpf:"copy_sendmsg6"`
+	FentrySocketBind       *ebpf.Program `ebpf:"fentry_socket_bind"`
+	FentrySocketConnect    *ebpf.Program `ebpf:"fentry_socket_connect"`
+	FexitAccept            *ebpf.Program `ebpf:"fexit_accept"`
+	FexitAccept4           *ebpf.Program `ebpf:"fexit_accept4"`
+	FexitBind              *ebpf.Program `ebpf:"fexit_bind"`
+	FexitBindSocket        *ebpf.Program `ebpf:"fexit_bind_socket"`
+	FexitConnect           *ebpf.Program `ebpf:"fexit_connect"`
+	FexitConnectFile       *ebpf.Program `ebpf:"fexit_connect_file"`
+	FexitDup               *ebpf.Program `ebpf:"fexit_dup"`
+	FexitDup2              *ebpf.Program `ebpf:"fexit_dup2"`
+	FexitDup3              *ebpf.Program `ebpf:"fexit_dup3"`
+	FexitDupfd             *ebpf.Program `ebpf:"fexit_dupfd"`
+	FexitFastopen          *ebpf.Program `ebpf:"fexit_fastopen"`
+	FexitIouringAccept     *ebpf.Program `ebpf:"fexit_iouring_accept"`
+	FexitIouringListen     *ebpf.Program `ebpf:"fexit_iouring_listen"`
+	FexitIouringSocket     *ebpf.Program `ebpf:"fexit_iouring_socket"`
+	FexitListen            *ebpf.Program `ebpf:"fexit_listen"`
+	FexitSendmsg           *ebpf.Program `ebpf:"fexit_sendmsg"`
+	FexitSendmsg6          *ebpf.Program `ebpf:"fexit_sendmsg6"`
+	FexitSocket            *ebpf.Program `ebpf:"fexit_socket"`
+	FexitSocketcall        *ebpf.Program `ebpf:"fexit_socketcall"`
+	KprobeDupfd            *ebpf.Program `ebpf:"kprobe_dupfd"`
+	KprobeFastopen         *ebpf.Program `ebpf:"kprobe_fastopen"`
+	KprobeIouringAccept    *ebpf.Program `ebpf:"kprobe_iouring_accept"`
+	KprobeIouringListen    *ebpf.Program `ebpf:"kprobe_iouring_listen"`
+	KprobeIouringSocket    *ebpf.Program `ebpf:"kprobe_iouring_socket"`
+	KprobeSendmsg          *ebpf.Program `ebpf:"kprobe_sendmsg"`
+	KprobeSendmsg6         *ebpf.Program `ebpf:"kprobe_sendmsg6"`
+	KprobeSocketBind       *ebpf.Program `ebpf:"kprobe_socket_bind"`
+	KprobeSocketConnect    *ebpf.Program `ebpf:"kprobe_socket_connect"`
+	KretprobeAccept        *ebpf.Program `ebpf:"kretprobe_accept"`
+	KretprobeAccept4       *ebpf.Program `ebpf:"kretprobe_accept4"`
+	KretprobeBind          *ebpf.Program `ebpf:"kretprobe_bind"`
+	KretprobeBindSocket    *ebpf.Program `ebpf:"kretprobe_bind_socket"`
+	KretprobeConnect       *ebpf.Program `ebpf:"kretprobe_connect"`
+	KretprobeConnectFile   *ebpf.Program `ebpf:"kretprobe_connect_file"`
+	KretprobeDup           *ebpf.Program `ebpf:"kretprobe_dup"`
+	KretprobeDup2          *ebpf.Program `ebpf:"kretprobe_dup2"`
+	KretprobeDup3          *ebpf.Program `ebpf:"kretprobe_dup3"`
+	KretprobeDupfd         *ebpf.Program `ebpf:"kretprobe_dupfd"`
+	KretprobeFastopen      *ebpf.Program `ebpf:"kretprobe_fastopen"`
+	KretprobeIouringAccept *ebpf.Program `ebpf:"kretprobe_iouring_accept"`
+	KretprobeIouringListen *ebpf.Program `ebpf:"kretprobe_iouring_listen"`
+	KretprobeIouringSocket *ebpf.Program `ebpf:"kretprobe_iouring_socket"`
+	KretprobeListen        *ebpf.Program `ebpf:"kretprobe_listen"`
+	KretprobeSendmsg       *ebpf.Program `ebpf:"kretprobe_sendmsg"`
+	KretprobeSendmsg6      *ebpf.Program `ebpf:"kretprobe_sendmsg6"`
+	KretprobeSocket        *ebpf.Program `ebpf:"kretprobe_socket"`
+	KretprobeSocketcall    *ebpf.Program `ebpf:"kretprobe_socketcall"`
+	OwnConnect4            *ebpf.Program `ebpf:"own_connect4"`
+	OwnConnect6            *ebpf.Program `ebpf:"own_connect6"`
+	OwnSendmsg4            *ebpf.Program `ebpf:"own_sendmsg4"`
+	OwnSendmsg6            *ebpf.Program `ebpf:"own_sendmsg6"`
+	TracepointAccept       *ebpf.Program `ebpf:"tracepoint_accept"`
+	TracepointAccept4      *ebpf.Program `ebpf:"tracepoint_accept4"`
+	TracepointBind         *ebpf.Program `ebpf:"tracepoint_bind"`
+	TracepointConnect      *ebpf.Program `ebpf:"tracepoint_connect"`
+	TracepointDup          *ebpf.Program `ebpf:"tracepoint_dup"`
+	TracepointDup2         *ebpf.Program `ebpf:"tracepoint_dup2"`
+	TracepointDup3         *ebpf.Program `ebpf:"tracepoint_dup3"`
+	TracepointFcntl        *ebpf.Program `ebpf:"tracepoint_fcntl"`
+	TracepointFcntl64      *ebpf.Program `ebpf:"tracepoint_fcntl64"`
+	TracepointListen       *ebpf.Program `ebpf:"tracepoint_listen"`
+	TracepointSendmmsg     *ebpf.Program `ebpf:"tracepoint_sendmmsg"`
+	TracepointSendmsg      *ebpf.Program `ebpf:"tracepoint_sendmsg"`
+	TracepointSendto       *ebpf.Program `ebpf:"tracepoint_sendto"`
+	TracepointSocket       *ebpf.Program `ebpf:"tracepoint_socket"`
+	TracepointSocketcall   *ebpf.Program `ebpf:"tracepoint_socketcall"`
 }
 
 func (p *netPrograms) Close() error {
-	return _NetClose()
+	return _NetClose(
+		p.CompatAccept,
+		p.CompatAccept4,
+		p.CompatBind,
+		p.CompatConnect,
+		p.CompatDup,
+		p.CompatDup2,
+		p.CompatDup3,
+		p.CompatFcntl,
+		p.CompatFcntl64,
+		p.CompatListen,
+		p.CompatSendmmsg,
+		p.CompatSendmsg,
+		p.CompatSendto,
+		p.CompatSocket,
+		p.CompatSocketcall,
+		p.CopyConnect4,
+		p.CopyConnect6,
+		p.CopySendmsg4,
+		p.CopySendmsg6,
+		p.FentrySocketBind,
+		p.FentrySocketConnect,
+		p.FexitAccept,
+		p.FexitAccept4,
+		p.FexitBind,
+		p.FexitBindSocket,
+		p.FexitConnect,
+		p.FexitConnectFile,
+		p.FexitDup,
+		p.FexitDup2,
+		p.FexitDup3,
+		p.FexitDupfd,
+		p.FexitFastopen,
+		p.FexitIouringAccept,
+		p.FexitIouringListen,
+		p.FexitIouringSocket,
+		p.FexitListen,
+		p.FexitSendmsg,
+		p.FexitSendmsg6,
+		p.FexitSocket,
+		p.FexitSocketcall,
+		p.KprobeDupfd,
+		p.KprobeFastopen,
+		p.KprobeIouringAccept,
+		p.KprobeIouringListen,
+		p.KprobeIouringSocket,
+		p.KprobeSendmsg,
+		p.KprobeSendmsg6,
+		p.KprobeSocketBind,
+		p.KprobeSocketConnect,
+		p.KretprobeAccept,
+		p.KretprobeAccept4,
+		p.KretprobeBind,
+		p.KretprobeBindSocket,
+		p.KretprobeConnect,
+		p.KretprobeConnectFile,
+		p.KretprobeDup,
+		p.KretprobeDup2,
+		p.KretprobeDup3,
+		p.KretprobeDupfd,
+		p.KretprobeFastopen,
+		p.KretprobeIouringAccept,
+		p.KretprobeIouringListen,
+		p.KretprobeIouringSocket,
+		p.KretprobeListen,
+		p.KretprobeSendmsg,
+		p.KretprobeSendmsg6,
+		p.KretprobeSocket,
+		p.KretprobeSocketcall,
+		p.OwnConnect4,
+		p.OwnConnect6,
+		p.OwnSendmsg4,
+		p.OwnSendmsg6,
+		p.TracepointAccept,
+		p.TracepointAccept4,
+		p.TracepointBind,
+		p.TracepointConnect,
+		p.TracepointDup,
+		p.TracepointDup2,
+		p.TracepointDup3,
+		p.TracepointFcntl,
+		p.TracepointFcntl64,
+		p.TracepointListen,
+		p.TracepointSendmmsg,
+		p.TracepointSendmsg,
+		p.TracepointSendto,
+		p.TracepointSocket,
+		p.TracepointSocketcall,
+	)
 }
 
 func _NetClose(closers ...io.Closer) error {

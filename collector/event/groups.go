@@ -41,7 +41,7 @@ type File struct {
 type Socket struct {
 	Family     Family     `json:"family"`
 	Type       SocketType `json:"type,omitempty"`
-	Protocol   uint8      `json:"protocol,omitempty"` // IANA protocol number
+	Protocol   uint16     `json:"protocol,omitempty"` // IANA protocol number; AF_PACKET: EtherType
 	RemoteIP   netip.Addr `json:"remote_ip,omitzero"`
 	RemotePort uint16     `json:"remote_port,omitempty"`
 	LocalIP    netip.Addr `json:"local_ip,omitzero"`

@@ -260,7 +260,7 @@ func addrPort(ip netip.Addr, port uint16) string {
 	return Escape(netip.AddrPortFrom(ip, port).String()) // a zone may be anything
 }
 
-func protocolName(protocol uint8) string {
+func protocolName(protocol uint16) string {
 	switch protocol {
 	case 1:
 		return "icmp"

@@ -278,7 +278,7 @@ func (d *decoder) file(m *batchpb.File) *event.File {
 
 func (d *decoder) socket(s *batchpb.Socket) event.Socket {
 	return event.Socket{
-		Family: event.Family(s.GetFamily()), Type: event.SocketType(s.GetType()), Protocol: uint8(s.GetProtocol()),
+		Family: event.Family(s.GetFamily()), Type: event.SocketType(s.GetType()), Protocol: uint16(s.GetProtocol()),
 		RemoteIP: d.addr(s.GetRemoteIp()), RemotePort: uint16(s.GetRemotePort()),
 		LocalIP: d.addr(s.GetLocalIp()), LocalPort: uint16(s.GetLocalPort()),
 	}

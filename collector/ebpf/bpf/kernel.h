@@ -49,17 +49,27 @@ enum bpf_map_type {
 
 #define EINTR 4
 #define EAGAIN 11
+#define EFAULT 14
 #define EEXIST 17
 #define EINPROGRESS 115
 #define ERESTARTSYS 512           // include/linux/errno.h: what the kernel returns inside when a
 #define ERESTART_RESTARTBLOCK 516 // signal interrupts it; the caller sees EINTR, or the call made anew
 #define MAX_ERRNO 4095
 
+#define AF_UNSPEC 0
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
 #define AF_NETLINK 16
 #define AF_PACKET 17
+
+#define SOCK_STREAM 1
+#define SOCK_RAW 3
+#define SOCKADDR_MAX 128  // sizeof(struct sockaddr_storage)
+#define TCP_ESTABLISHED 1 // include/net/tcp_states.h
+#define TCP_CLOSE 7
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
 
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -85,6 +95,9 @@ struct bpf_sock_addr {
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
+	__u32 msg_src_ip4;
+	__u32 msg_src_ip6[4];
+	__u64 sk __attribute__((aligned(8)));
 };
 
 // Functions that BPF programs may call, asked for where old kernels lack them.
@@ -97,7 +110,7 @@ enum bpf_func_id {
 
 #ifdef __TARGET_ARCH_x86
 struct pt_regs {
-	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, sp;
+	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, sp;
 };
 
 struct thread_info {
@@ -348,6 +361,7 @@ struct sock_common {
 	__be32 skc_daddr, skc_rcv_saddr;
 	__be16 skc_dport;
 	u16 skc_family;
+	volatile unsigned char skc_state;
 	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
 };
 
@@ -361,8 +375,21 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct tcp_sock {
+	void *fastopen_req;
+};
+
+struct packet_sock {
+	__be16 num;
+};
+
 struct socket {
 	struct sock *sk;
+};
+
+struct msghdr {
+	void *msg_name;
+	int msg_namelen;
 };
 
 struct unix_address {
