@@ -11,6 +11,9 @@ import (
 // compatNumbers are the numbers of 32-bit system calls on amd64 (arch/x86/entry/syscalls/syscall_32.tbl).
 var compatNumbers = map[string]uint32{
 	"open": 5, "creat": 8, "openat": 295, "openat2": 437,
+	"mount": 21, "fsopen": 430, "fsmount": 432, "open_tree": 428, "open_tree_attr": 467, "move_mount": 429,
+	"mount_setattr": 442, "umount": 52, "oldumount": 22,
+	"init_module": 128, "finit_module": 350, "bpf": 357, "io_uring_setup": 425,
 }
 
 // compatCalls runs handlers for 32-bit system calls. The program that finds them looks at every system call of the

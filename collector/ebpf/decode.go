@@ -23,6 +23,7 @@ type decoder struct {
 	file    event.File
 	net     event.Net
 	dns     dnsScratch
+	system  system
 
 	strings interner
 	path    []byte // scratch for a path being put together
@@ -65,6 +66,14 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 	case commonKindNET_SOCKET, commonKindNET_CONNECT, commonKindNET_ACCEPT, commonKindNET_BIND, commonKindNET_LISTEN,
 		commonKindNET_SEND:
 		err = d.netActivity(record)
+	case commonKindFS_MOUNT, commonKindFS_UMOUNT:
+		err = d.mount(record)
+	case commonKindMODULE_LOAD:
+		err = d.module(record)
+	case commonKindBPF_LOAD:
+		err = d.bpfLoad(record)
+	case commonKindIOURING_SETUP:
+		err = d.iouringSetup(record)
 	case commonKindDNS_QUERY, commonKindDNS_RESPONSE:
 		return d.messages(record, emit)
 	case commonKindCGROUP_MKDIR:

@@ -17,6 +17,7 @@ var (
 	fileObject    = object{"file", loadFile}
 	netObject     = object{"net", loadNet}
 	dnsObject     = object{"dns", loadDns}
+	systemObject  = object{"system", loadSystem}
 )
 
 // Rungs of the ladder, best first, as SourceState.Via names them.
@@ -80,6 +81,28 @@ func ladders() []ladder {
 		{kinds: []event.Kind{event.FileOpen}, object: fileObject,
 			calls:  []probe{{handler: "filp_open", function: "do_filp_open"}},
 			traced: []string{"open", "creat", "openat", "openat2"}},
+		{kinds: []event.Kind{event.FSMount}, object: systemObject,
+			entries: []probe{
+				{handler: "sb_mount", function: "security_sb_mount"},
+				{handler: "sb_move", function: "security_move_mount"},
+			},
+			syscalls: []string{"mount", "fsopen", "fsmount", "open_tree", "open_tree_attr", "move_mount", "mount_setattr"}},
+		{kinds: []event.Kind{event.FSUmount}, object: systemObject,
+			entries:  []probe{{handler: "sb_umount", function: "security_sb_umount"}},
+			syscalls: []string{"umount", "oldumount"}},
+		{kinds: []event.Kind{event.ModuleLoad}, object: systemObject,
+			entries:  []probe{{handler: "read_file", function: "security_kernel_read_file"}},
+			syscalls: []string{"init_module", "finit_module"},
+			hooks:    []hook{typedTracepoint(probe{handler: systemProgModuleNamed, function: "module_load"})}},
+		{kinds: []event.Kind{event.BPFLoad}, object: systemObject,
+			entries: []probe{
+				{handler: "bpf_requested", function: "security_bpf"},
+				{handler: "bpf_loaded", function: "bpf_prog_kallsyms_add", optional: true},
+			},
+			syscalls: []string{"bpf"}},
+		{kinds: []event.Kind{event.IOUringSetup}, object: systemObject,
+			syscalls: []string{"io_uring_setup"},
+			hooks:    []hook{typedTracepoint(probe{handler: systemProgRingCreated, function: "io_uring_create"})}},
 		{kinds: []event.Kind{event.DNSQuery}, object: dnsObject,
 			via: rungCgroup, hooks: []hook{cgroup(dnsProgDnsEgress, ebpf.AttachCGroupInetEgress)}},
 		{kinds: []event.Kind{event.DNSResponse}, object: dnsObject,
