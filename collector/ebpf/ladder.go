@@ -131,7 +131,7 @@ func (l *ladder) rungs() []rung {
 	for _, name := range l.syscalls {
 		for i, function := range syscallFunctions(name) {
 			p := probe{handler: name, function: function, optional: i > 0}
-			fentry.hooks = append(fentry.hooks, oneOf(tracing("fexit_", p)))
+			fentry.hooks = append(fentry.hooks, tracingCall(name, p))
 			kprobe.hooks = append(kprobe.hooks, oneOf(kernelProbe("kretprobe_", p)))
 		}
 	}
