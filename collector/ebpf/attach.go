@@ -102,6 +102,10 @@ func (s *Source) attachRung(o object, r *rung) (attached []io.Closer, err error)
 
 func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
 	if err := h.there(s.objects.kernel); err != nil {
+		if h.syscall != "" && h.need == anyOf && s.tracefs.has("syscalls", "sys_exit_"+h.syscall) {
+			// Types are missing where a function has a weak stand-in too (COND_SYSCALL).
+			return nil, fmt.Errorf("the kernel has no types for %s", h.function)
+		}
 		return nil, err
 	}
 	program, err := o.program(h)

@@ -197,8 +197,8 @@ type commonModuleRecord struct {
 	File     commonFileId
 	Flags    uint32
 	Reserved uint32
+	Name     [64]int8
 	Path     commonText
-	Name     commonText
 }
 
 type commonMountRecord struct {

@@ -8,4 +8,7 @@ var compatNumbers = map[string]uint32{
 	"chown": 212, "lchown": 198, "fchown": 207, "fchownat": 298, "chown16": 182, "lchown16": 16, "fchown16": 95,
 	"dup": 41, "fcntl": 55, "dup2": 63, "socketcall": 102, "fcntl64": 221, "dup3": 330, "sendmmsg": 345, "socket": 359,
 	"bind": 361, "connect": 362, "listen": 363, "accept4": 364, "sendto": 369, "sendmsg": 370,
+	"mount": 21, "fsopen": 430, "fsmount": 432, "open_tree": 428, "open_tree_attr": 467, "move_mount": 429,
+	"mount_setattr": 442, "umount": 52, "oldumount": 22,
+	"init_module": 128, "finit_module": 350, "bpf": 357, "io_uring_setup": 425,
 }

@@ -26,6 +26,7 @@ type decoder struct {
 	net     event.Net
 	dup     event.Dup
 	dns     dnsScratch
+	system  system
 
 	strings interner
 	path    []byte // scratch for a path being put together
@@ -70,6 +71,14 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 		err = d.netActivity(record)
 	case commonKindPROCESS_DUP:
 		err = d.duplicate(record)
+	case commonKindFS_MOUNT, commonKindFS_UMOUNT:
+		err = d.mount(record)
+	case commonKindMODULE_LOAD:
+		err = d.module(record)
+	case commonKindBPF_LOAD:
+		err = d.bpfLoad(record)
+	case commonKindIOURING_SETUP:
+		err = d.iouringSetup(record)
 	case commonKindDNS_QUERY, commonKindDNS_RESPONSE:
 		return d.messages(record, emit)
 	case commonKindCGROUP_MKDIR:

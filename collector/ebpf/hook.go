@@ -17,6 +17,8 @@ type hook struct {
 	program string
 	// function is the kernel function of a program that is loaded for it; empty for other programs.
 	function string
+	// syscall is what such a function handles; empty for other functions.
+	syscall string
 	// tracepoint is the typed tracepoint that must be there; empty for other programs.
 	tracepoint string
 	attach     func(*Source, *ebpf.Program) (io.Closer, error)
@@ -45,6 +47,13 @@ func oneOf(h hook) hook {
 // whereThere makes a hook one that the rung can do without.
 func whereThere(h hook) hook {
 	h.need = optional
+	return h
+}
+
+// tracingCall is a program of the fentry rung for one of the functions that handle a system call.
+func tracingCall(name string, p probe) hook {
+	h := oneOf(tracing("fexit_", p))
+	h.syscall = name
 	return h
 }
 

@@ -17,6 +17,7 @@ var (
 	fileObject    = object{"file", loadFile}
 	netObject     = object{"net", loadNet}
 	dnsObject     = object{"dns", loadDns}
+	systemObject  = object{"system", loadSystem}
 )
 
 // Rungs of the ladder, best first, as SourceState.Via names them.
@@ -164,6 +165,28 @@ func ladders() []ladder {
 				cgroup(netProgOwnSendmsg6, ebpf.AttachCGroupUDP6Sendmsg),
 			},
 		},
+		{kinds: []event.Kind{event.FSMount}, object: systemObject,
+			entries: []probe{
+				{handler: "sb_mount", function: "security_sb_mount"},
+				{handler: "sb_move", function: "security_move_mount"},
+			},
+			syscalls: []string{"mount", "fsopen", "fsmount", "open_tree", "open_tree_attr", "move_mount", "mount_setattr"}},
+		{kinds: []event.Kind{event.FSUmount}, object: systemObject,
+			entries:  []probe{{handler: "sb_umount", function: "security_sb_umount"}},
+			syscalls: []string{"umount", "oldumount"}},
+		{kinds: []event.Kind{event.ModuleLoad}, object: systemObject,
+			entries:  []probe{{handler: "read_file", function: "security_kernel_read_file"}},
+			syscalls: []string{"init_module", "finit_module"},
+			hooks:    []hook{typedTracepoint(probe{handler: systemProgModuleNamed, function: "module_load"})}},
+		{kinds: []event.Kind{event.BPFLoad}, object: systemObject,
+			entries: []probe{
+				{handler: "bpf_requested", function: "security_bpf"},
+				{handler: "bpf_loaded", function: "bpf_prog_kallsyms_add", optional: true},
+			},
+			syscalls: []string{"bpf"}},
+		{kinds: []event.Kind{event.IOUringSetup}, object: systemObject,
+			syscalls: []string{"io_uring_setup"},
+			hooks:    []hook{typedTracepoint(probe{handler: systemProgRingCreated, function: "io_uring_create"})}},
 		{kinds: []event.Kind{event.DNSQuery}, object: dnsObject,
 			via: rungCgroup, hooks: []hook{cgroup(dnsProgDnsEgress, ebpf.AttachCGroupInetEgress)}},
 		{kinds: []event.Kind{event.DNSResponse}, object: dnsObject,
@@ -192,7 +215,7 @@ func (l *ladder) rungs() []rung {
 	for _, name := range l.syscalls {
 		for i, function := range syscallFunctions(name) {
 			p := probe{handler: name, function: function, optional: i > 0}
-			fentry.hooks = append(fentry.hooks, oneOf(tracing("fexit_", p)))
+			fentry.hooks = append(fentry.hooks, tracingCall(name, p))
 			kprobe.hooks = append(kprobe.hooks, oneOf(kernelProbe("kretprobe_", p)))
 		}
 	}

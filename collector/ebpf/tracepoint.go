@@ -48,6 +48,12 @@ func (t *tracefs) Close() error {
 	return t.private.Close()
 }
 
+// has tells whether a tracepoint is there.
+func (t *tracefs) has(group, name string) bool {
+	_, err := os.Stat(filepath.Join(t.dir, "events", group, name))
+	return err == nil
+}
+
 // id returns the number of a tracepoint, which perf_event_open(2) wants.
 func (t *tracefs) id(group, name string) (uint64, error) {
 	text, err := os.ReadFile(filepath.Join(t.dir, "events", group, name, "id"))

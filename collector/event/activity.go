@@ -39,7 +39,7 @@ type Namespace struct {
 
 // Mount holds the fields of the fs.* kinds.
 type Mount struct {
-	Call   string     `json:"call"` // "mount", "fsopen", "fsmount", "open_tree", "move_mount", "umount"
+	Call   string     `json:"call"` // "mount", "fsopen", "fsmount", "open_tree", "move_mount", "mount_setattr", "umount"
 	Source string     `json:"source,omitempty"`
 	Target string     `json:"target,omitempty"` // where it is mounted, absolute; as given when the attempt failed
 	Type   string     `json:"type,omitempty"`   // the file system's

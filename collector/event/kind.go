@@ -34,7 +34,7 @@ const (
 	FileUnlink  Kind = 18 // unlink(2), unlinkat(2), rmdir(2)
 	FileChmod   Kind = 19 // chmod(2) and its relatives
 	FileChown   Kind = 20 // chown(2) and its relatives
-	FSMount     Kind = 21 // mount(2), fsopen(2), fsmount(2), open_tree(2), move_mount(2)
+	FSMount     Kind = 21 // mount(2), fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2)
 	FSUmount    Kind = 22 // umount(2), umount2(2)
 
 	MemoryMap         Kind = 23 // mmap(2) of executable memory

@@ -269,10 +269,11 @@ const (
 	FieldTarget
 	FieldSource
 	FieldName
+	FieldType
 )
 
 var fieldNames = []string{
-	"args", "cwd", "env", "exe", "script", "path", "payload", "target", "source", "name",
+	"args", "cwd", "env", "exe", "script", "path", "payload", "target", "source", "name", "type",
 }
 
 // MarshalJSON implements json.Marshaler.

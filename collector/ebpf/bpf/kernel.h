@@ -153,9 +153,14 @@ struct hlist_bl_node {
 	struct hlist_bl_node **pprev;
 };
 
+struct file_system_type {
+	const char *name;
+};
+
 struct super_block {
 	u32 s_dev;
 	unsigned long s_magic;
+	struct file_system_type *s_type;
 };
 
 struct inode {
@@ -174,12 +179,19 @@ struct dentry {
 
 struct vfsmount {
 	struct dentry *mnt_root;
+	struct super_block *mnt_sb;
 };
 
 struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
+	const char *mnt_devname;
+};
+
+struct fs_context {
+	struct file_system_type *fs_type;
+	const char *source;
 };
 
 struct path {
@@ -400,6 +412,29 @@ struct unix_address {
 struct unix_sock {
 	struct unix_address *addr;
 	struct sock *peer;
+};
+
+struct module {
+	char name[1];
+};
+
+enum kernel_read_file_id {
+	READING_MODULE = 2,
+};
+
+enum bpf_prog_type {
+	BPF_PROG_TYPE_UNSPEC,
+};
+
+struct bpf_prog_aux {
+	u32 id;
+	char name[16];
+};
+
+struct bpf_prog {
+	enum bpf_prog_type type;
+	u32 len;
+	struct bpf_prog_aux *aux;
 };
 
 // A system call's tracepoint: events/syscalls/*/format in tracefs.

@@ -134,11 +134,12 @@ static __noinline int append_user(struct scratch *s, struct text *text, u64 from
 	text->total = 0;
 	u8 *to = room(s);
 	long n = to && from ? bpf_probe_read_user_str(to, PATH_MAX, (void *)from) : 0;
-	if (n <= 0 || n > PATH_MAX) {
-		if (from)
-			text->flags |= TEXT_CUT;
+	if (n < 0 || n > PATH_MAX) {
+		text->flags |= TEXT_CUT;
 		return 0;
 	}
+	if (n == 0) // none, or an empty string on some kernels
+		return 0;
 	text->len = text->total = n - 1;
 	s->used += n - 1;
 	if (n == PATH_MAX) { // the kernel takes no longer one either

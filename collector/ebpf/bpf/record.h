@@ -193,7 +193,18 @@ struct namespace_record {
 	u32 reserved;
 };
 
-// mount_record is of fs.mount and fs.umount.
+// Values of header.call for fs.mount and fs.umount.
+enum mount_call {
+	CALL_MOUNT,
+	CALL_FSOPEN,
+	CALL_FSMOUNT,
+	CALL_OPEN_TREE,
+	CALL_MOVE_MOUNT,
+	CALL_MOUNT_SETATTR,
+	CALL_UMOUNT,
+};
+
+// mount_record is of fs.mount, with the flags of mount(2), and fs.umount, with those of umount2(2).
 struct mount_record {
 	struct header header;
 	u32 flags;
@@ -217,13 +228,16 @@ struct memory_record {
 	struct text path;  // memory.memfd: its name
 };
 
+// Values of header.call for module.load.
+enum module_call { CALL_INIT_MODULE, CALL_FINIT_MODULE };
+
 struct module_record {
 	struct header header;
 	struct file_id file;
 	u32 flags;
 	u32 reserved;
+	char name[64];  // longer than the kernel allows
 	struct text path;
-	struct text name;
 };
 
 struct bpf_record {

@@ -1,0 +1,15 @@
+package ebpf
+
+import (
+	"errors"
+	"syscall"
+)
+
+// compatible is not there: the tests run on machines without 32-bit Arm.
+type compatible struct{}
+
+func newCompatible() (*compatible, error) { return nil, errors.ErrUnsupported }
+
+func (*compatible) put([]byte) uint32 { return 0 }
+
+func (*compatible) int80(uint32, ...uint32) (int, syscall.Errno) { return 0, syscall.ENOSYS }
