@@ -11,6 +11,12 @@ import (
 // compatNumbers are the numbers of 32-bit system calls on amd64 (arch/x86/entry/syscalls/syscall_32.tbl).
 var compatNumbers = map[string]uint32{
 	"open": 5, "creat": 8, "openat": 295, "openat2": 437,
+	"execve": 11, "execveat": 358, "ptrace": 26, "setns": 346, "unshare": 310,
+	"setuid": 213, "setgid": 214, "setreuid": 203, "setregid": 204, "setresuid": 208, "setresgid": 210,
+	"setfsuid": 215, "setfsgid": 216, "setuid16": 23, "setgid16": 46, "setreuid16": 70, "setregid16": 71,
+	"setresuid16": 164, "setresgid16": 170, "setfsuid16": 138, "setfsgid16": 139,
+	"mmap2": 192, "mprotect": 125, "pkey_mprotect": 380, "process_vm_readv": 347, "process_vm_writev": 348,
+	"memfd_create": 356, "userfaultfd": 374,
 }
 
 // compatCalls runs handlers for 32-bit system calls. The program that finds them looks at every system call of the

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
-		"dns": actDNS, "dns-client": actDNSClient,
+		"dns": actDNS, "dns-client": actDNSClient, "calls": actCalls, "wait": actWait,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -197,6 +197,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 // observer keeps everything that a source emits.
 type observer struct {
 	hierarchy hierarchy
+	rung      string // the only one that is used; empty for any
 
 	mu     sync.Mutex
 	events []event.Event // copies
@@ -263,6 +264,8 @@ func (o *observer) Lost(kind event.Kind, stage, cause string, n uint64) {
 func clone(e *event.Event) event.Event {
 	c := *e
 	c.Process, c.File, c.Net, c.DNS = copyOf(e.Process), copyOf(e.File), copyOf(e.Net), copyOf(e.DNS)
+	c.Target, c.SetID, c.Ptrace, c.Namespace = copyOf(e.Target), copyOf(e.SetID), copyOf(e.Ptrace), copyOf(e.Namespace)
+	c.Memory = copyOf(e.Memory)
 	if c.DNS != nil {
 		c.DNS.Payload = slices.Clone(c.DNS.Payload)
 		c.DNS.Questions = slices.Clone(c.DNS.Questions)
@@ -421,8 +424,10 @@ func (tr traced) equal(t *testing.T, want, got event.Event) {
 	}
 	got = clone(&got)
 	got.Time = time.Time{}
-	if p := got.Process; p != nil {
-		p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
+	for _, p := range []*event.Process{got.Process, got.Target} {
+		if p != nil {
+			p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
+		}
 	}
 	if diff := cmp.Diff(want, got, compareAddresses); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", got.Kind, diff)

@@ -15,7 +15,7 @@ func TestZZVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []object{{"common", loadCommon}, processObject, fileObject, netObject, dnsObject} {
+	for _, f := range []object{{"common", loadCommon}, processObject, fileObject, netObject, dnsObject, memoryObject} {
 		oo, err := o.open(f)
 		if err != nil {
 			t.Fatal(err)
