@@ -11,4 +11,10 @@ var compatNumbers = map[string]uint32{
 	"mount": 21, "fsopen": 430, "fsmount": 432, "open_tree": 428, "open_tree_attr": 467, "move_mount": 429,
 	"mount_setattr": 442, "umount": 52, "oldumount": 22,
 	"init_module": 128, "finit_module": 350, "bpf": 357, "io_uring_setup": 425,
+	"execve": 11, "execveat": 358, "ptrace": 26, "setns": 346, "unshare": 310,
+	"setuid": 213, "setgid": 214, "setreuid": 203, "setregid": 204, "setresuid": 208, "setresgid": 210,
+	"setfsuid": 215, "setfsgid": 216, "setuid16": 23, "setgid16": 46, "setreuid16": 70, "setregid16": 71,
+	"setresuid16": 164, "setresgid16": 170, "setfsuid16": 138, "setfsgid16": 139,
+	"mmap2": 192, "mprotect": 125, "pkey_mprotect": 380, "process_vm_readv": 347, "process_vm_writev": 348,
+	"memfd_create": 356, "userfaultfd": 374,
 }

@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hasCompatible says that the tests can make 32-bit system calls.
+const hasCompatible = true
+
 // compatible is the memory of a process that makes 32-bit system calls: all of it is below 4 GiB.
 type compatible struct {
 	memory []byte

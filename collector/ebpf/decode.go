@@ -25,6 +25,11 @@ type decoder struct {
 	file    event.File
 	net     event.Net
 	dup     event.Dup
+	target  event.Process
+	setid   event.SetID
+	ptrace  event.Ptrace
+	ns      event.Namespace
+	memory  event.Memory
 	dns     dnsScratch
 	system  system
 
@@ -41,14 +46,7 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 		return fmt.Errorf("decode record: %w", err)
 	}
 	d.event = event.Event{Time: d.wall(h.Time), Kind: event.Kind(h.Kind), Result: h.Result}
-	d.process = event.Process{
-		Start: h.Task.Start, Cgroup: h.Task.Cgroup, PID: h.Task.Pid,
-		UID: h.Task.Uid, EUID: h.Task.Euid, GID: h.Task.Gid, EGID: h.Task.Egid,
-		Name: d.strings.get(comm(&h.Task.Comm)),
-	}
-	if h.Task.NsPid != h.Task.Pid {
-		d.process.NSPID = h.Task.NsPid
-	}
+	d.process = d.processOf(&h.Task)
 	if h.Task.Pid != 0 {
 		d.event.Process = &d.process
 	}
@@ -63,6 +61,14 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 		err = d.fork(record)
 	case commonKindPROCESS_EXIT:
 		err = d.exit(record)
+	case commonKindPROCESS_SETID:
+		err = d.setID(record)
+	case commonKindPROCESS_PTRACE, commonKindMEMORY_VM_READ, commonKindMEMORY_VM_WRITE:
+		err = d.targeted(record)
+	case commonKindPROCESS_NAMESPACE:
+		err = d.namespace(record)
+	case commonKindMEMORY_MAP, commonKindMEMORY_PROTECT, commonKindMEMORY_MEMFD, commonKindMEMORY_USERFAULTFD:
+		err = d.memoryActivity(record)
 	case commonKindFILE_OPEN, commonKindFILE_RENAME, commonKindFILE_LINK, commonKindFILE_SYMLINK,
 		commonKindFILE_UNLINK, commonKindFILE_CHMOD, commonKindFILE_CHOWN:
 		err = d.fileActivity(record)
@@ -91,6 +97,18 @@ func (d *decoder) decode(record []byte, emit func(*event.Event)) error {
 	}
 	emit(&d.event)
 	return nil
+}
+
+// processOf is what the kernel says of a process with every record.
+func (d *decoder) processOf(t *commonTask) event.Process {
+	p := event.Process{
+		Start: t.Start, Cgroup: t.Cgroup, PID: t.Pid, UID: t.Uid, EUID: t.Euid, GID: t.Gid, EGID: t.Egid,
+		Name: d.strings.get(comm(&t.Comm)),
+	}
+	if t.NsPid != t.Pid {
+		p.NSPID = t.NsPid
+	}
+	return p
 }
 
 // dnsHeader is the length of a DNS message without records (RFC 1035, 4.1.1).

@@ -61,6 +61,73 @@ func (d *decoder) exit(record []byte) error {
 	return nil
 }
 
+// setidCalls are the system calls of process.setid, by header.call: in the order of bpf/setid.h.
+var setidCalls = [...]string{
+	"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid",
+}
+
+func (d *decoder) setID(record []byte) error {
+	r, _, err := take[commonSetidRecord](record)
+	if err != nil {
+		return err
+	}
+	if int(r.Header.Call) >= len(setidCalls) {
+		return fmt.Errorf("unknown call %d", r.Header.Call)
+	}
+	id := func(i commonIdIndex) event.Optional[uint32] {
+		if r.Known>>i&1 == 0 {
+			return event.Optional[uint32]{}
+		}
+		return event.Some(r.Ids[i])
+	}
+	d.setid = event.SetID{
+		Call: setidCalls[r.Header.Call],
+		UID:  id(commonIdIndexID_UID), EUID: id(commonIdIndexID_EUID), SUID: id(commonIdIndexID_SUID),
+		FSUID: id(commonIdIndexID_FSUID), GID: id(commonIdIndexID_GID), EGID: id(commonIdIndexID_EGID),
+		SGID: id(commonIdIndexID_SGID), FSGID: id(commonIdIndexID_FSGID),
+	}
+	d.event.SetID = &d.setid
+	return nil
+}
+
+// targeted decodes what one process does to another.
+func (d *decoder) targeted(record []byte) error {
+	r, _, err := take[commonTargetRecord](record)
+	if err != nil {
+		return err
+	}
+	if r.Target.Pid != 0 {
+		d.target = d.processOf(&r.Target)
+		d.event.Target = &d.target
+	}
+	if d.event.Kind == event.ProcessPtrace {
+		d.ptrace = event.Ptrace{Request: event.PtraceRequest(r.Request), PID: r.Pid}
+		d.event.Ptrace = &d.ptrace
+		return nil
+	}
+	d.memory = event.Memory{PID: r.Pid, VMFlags: r.Request}
+	d.event.Memory = &d.memory
+	return nil
+}
+
+// namespaceCalls are those of process.namespace, by header.call: in the order of bpf/namespace.h.
+var namespaceCalls = [...]string{"setns", "unshare", "clone"}
+
+func (d *decoder) namespace(record []byte) error {
+	r, _, err := take[commonNamespaceRecord](record)
+	if err != nil {
+		return err
+	}
+	if int(r.Header.Call) >= len(namespaceCalls) {
+		return fmt.Errorf("unknown call %d", r.Header.Call)
+	}
+	d.ns = event.Namespace{
+		Call: namespaceCalls[r.Header.Call], Flags: event.NamespaceFlags(r.Flags), Inode: r.Inode,
+	}
+	d.event.Namespace = &d.ns
+	return nil
+}
+
 // loaderVariables picks out of an environment the variables that make the dynamic loader run other code. Nothing else of
 // it leaves this function.
 func (d *decoder) loaderVariables(env []byte) []byte {

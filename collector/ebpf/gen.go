@@ -4,5 +4,6 @@ package ebpf
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types process bpf/process.bpf.c
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types file bpf/file.bpf.c
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types net bpf/net.bpf.c
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types memory bpf/memory.bpf.c
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types dns bpf/dns.bpf.c
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -cflags "-O2 -g -Wall -Werror -Wno-unused-function -mcpu=v3" -no-global-types -type mount_call -type module_call system bpf/system.bpf.c

@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 		"dns":    actDNS, "dns-client": actDNSClient,
 		"mount": actMount, "mount-race": actMountRace, "load-bpf": actLoadBPF, "load-bpf-by-bpf": actLoadBPFByBPF,
 		"set-up-ring": actSetUpRing, "load-module": actLoadModule,
+		"calls": actCalls, "wait": actWait,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -200,6 +201,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 // observer keeps everything that a source emits.
 type observer struct {
 	hierarchy hierarchy
+	rung      string // the only one that is used; empty for any
 
 	mu     sync.Mutex
 	events []event.Event // copies
@@ -268,6 +270,8 @@ func clone(e *event.Event) event.Event {
 	c.Process, c.File, c.Net, c.DNS = copyOf(e.Process), copyOf(e.File), copyOf(e.Net), copyOf(e.DNS)
 	c.Dup = copyOf(e.Dup)
 	c.FS, c.Module, c.BPF, c.IOUring = copyOf(e.FS), copyOf(e.Module), copyOf(e.BPF), copyOf(e.IOUring)
+	c.Target, c.SetID, c.Ptrace, c.Namespace = copyOf(e.Target), copyOf(e.SetID), copyOf(e.Ptrace), copyOf(e.Namespace)
+	c.Memory = copyOf(e.Memory)
 	if c.DNS != nil {
 		c.DNS.Payload = slices.Clone(c.DNS.Payload)
 		c.DNS.Questions = slices.Clone(c.DNS.Questions)
@@ -426,8 +430,10 @@ func (tr traced) equal(t *testing.T, want, got event.Event) {
 	}
 	got = clone(&got)
 	got.Time = time.Time{}
-	if p := got.Process; p != nil {
-		p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
+	for _, p := range []*event.Process{got.Process, got.Target} {
+		if p != nil {
+			p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
+		}
 	}
 	if diff := cmp.Diff(want, got, compareAddresses); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", got.Kind, diff)

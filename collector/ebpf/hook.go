@@ -117,15 +117,22 @@ func cgroup(program string, attach ebpf.AttachType) hook {
 	}}
 }
 
-// compatCall is a handler of a system call's 32-bit form, where the kernel has those of a 64-bit one apart.
+// compatCall is a handler of a system call's 32-bit forms, where the kernel has those of a 64-bit one apart. The form
+// whose ids have 16 bits has that at its name's end.
 func compatCall(program, name string) []hook {
-	number, ok := compatNumbers[name]
-	if runtime.GOARCH != "amd64" || !ok {
+	if runtime.GOARCH != "amd64" {
 		return nil
 	}
-	return []hook{{program: program, need: optional, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
-		return s.compat.add(s, number, p)
-	}}}
+	var hooks []hook
+	for _, name := range []string{name, name + "16"} {
+		number, ok := compatNumbers[name]
+		if !ok {
+			continue
+		}
+		hooks = append(hooks, hook{program: program, need: optional,
+			attach: func(s *Source, p *ebpf.Program) (io.Closer, error) { return s.compat.add(s, number, p) }})
+	}
+	return hooks
 }
 
 // syscallFunctions names the functions that handle a system call: that of 64-bit callers first.
@@ -133,7 +140,7 @@ func syscallFunctions(name string) []string {
 	if runtime.GOARCH == "arm64" {
 		return []string{"__arm64_sys_" + name, "__arm64_compat_sys_" + name}
 	}
-	return []string{"__x64_sys_" + name, "__ia32_sys_" + name, "__ia32_compat_sys_" + name}
+	return []string{"__x64_sys_" + name, "__ia32_sys_" + name, "__ia32_compat_sys_" + name, "__ia32_sys_" + name + "16"}
 }
 
 // there tells whether this kernel has a hook's place, as far as that can be told before it is attached.

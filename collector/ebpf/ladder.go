@@ -18,6 +18,7 @@ var (
 	netObject     = object{"net", loadNet}
 	dnsObject     = object{"dns", loadDns}
 	systemObject  = object{"system", loadSystem}
+	memoryObject  = object{"memory", loadMemory}
 )
 
 // Rungs of the ladder, best first, as SourceState.Via names them.
@@ -57,7 +58,10 @@ type ladder struct {
 	tracepoints []probe
 	// For the tracepoint rung: cgroup hooks that see the kernel's copies of addresses.
 	copies []hook
-	// hooks are attached on every rung: cgroup hooks, tracepoints. When there is nothing else, via names their rung.
+	// For the tracepoint rung: handlers at the entry of system calls, for what their exit does not tell any more.
+	enters []probe
+	// hooks are attached on every rung: cgroup hooks, tracepoints. When via is set they are a rung by themselves too, the
+	// last one, of that name.
 	hooks []hook
 	via   string
 }
@@ -79,9 +83,29 @@ func ladders() []ladder {
 		{kinds: []event.Kind{event.ProcessFork}, object: processObject,
 			via: rungTracepoint, hooks: []hook{rawTracepoint(processProgProcessFork)}},
 		{kinds: []event.Kind{event.ProcessExec}, object: processObject,
-			via: rungTracepoint, hooks: []hook{rawTracepoint(processProgProcessExec)}},
+			calls:    []probe{{handler: "exec_open", function: "do_filp_open"}},
+			syscalls: []string{"execve", "execveat"},
+			via:      rungTracepoint, hooks: []hook{rawTracepoint(processProgProcessExec)}},
 		{kinds: []event.Kind{event.ProcessExit}, object: processObject,
 			via: rungTracepoint, hooks: []hook{rawTracepoint(processProgProcessExit)}},
+		{kinds: []event.Kind{event.ProcessSetID}, object: processObject,
+			entries: []probe{
+				{handler: "fix_setid", function: "security_task_fix_setuid"},
+				{handler: "fix_setid", function: "security_task_fix_setgid"},
+			},
+			syscalls: setidCalls[:], enters: enters("enter_setid", setidCalls[:])},
+		{kinds: []event.Kind{event.ProcessPtrace}, object: processObject, syscalls: []string{"ptrace"}},
+		{kinds: []event.Kind{event.ProcessNamespace}, object: processObject,
+			syscalls: []string{"setns", "unshare"}, hooks: []hook{rawTracepoint(processProgNamespaceFork)}},
+		{kinds: []event.Kind{event.MemoryMap}, object: memoryObject,
+			calls: []probe{{handler: "mmap", function: "vm_mmap_pgoff"}}, traced: []string{"mmap", "mmap2"}},
+		{kinds: []event.Kind{event.MemoryProtect}, object: memoryObject,
+			entries:  []probe{{handler: "file_mprotect", function: "security_file_mprotect"}},
+			syscalls: []string{"mprotect", "pkey_mprotect"}},
+		{kinds: []event.Kind{event.MemoryVMRead}, object: memoryObject, syscalls: []string{"process_vm_readv"}},
+		{kinds: []event.Kind{event.MemoryVMWrite}, object: memoryObject, syscalls: []string{"process_vm_writev"}},
+		{kinds: []event.Kind{event.MemoryMemfd}, object: memoryObject, syscalls: []string{"memfd_create"}},
+		{kinds: []event.Kind{event.MemoryUserfaultfd}, object: memoryObject, syscalls: []string{"userfaultfd"}},
 		{kinds: []event.Kind{event.FileOpen}, object: fileObject,
 			calls: []probe{{"filp_open", "do_filp_open", false}},
 			// What these open goes past do_filp_open.
@@ -196,8 +220,9 @@ func ladders() []ladder {
 
 // rungs expands a ladder, best rung first.
 func (l *ladder) rungs() []rung {
-	if l.via != "" {
-		return []rung{{l.via, l.hooks}}
+	last := rung{l.via, l.hooks}
+	if l.via != "" && len(l.syscalls) == 0 {
+		return []rung{last}
 	}
 	fentry, kprobe, tracepoint := rung{via: rungFentry}, rung{via: rungKprobe}, rung{via: rungTracepoint}
 	for _, p := range l.entries {
@@ -226,6 +251,9 @@ func (l *ladder) rungs() []rung {
 	for _, op := range l.operations {
 		tracepoint.hooks = append(tracepoint.hooks, uringOperation(op))
 	}
+	for _, p := range l.enters {
+		tracepoint.hooks = append(tracepoint.hooks, oneOf(syscallTracepoint(p.handler, "sys_enter_"+p.function)))
+	}
 	for _, p := range l.tracepoints {
 		tracepoint.hooks = append(tracepoint.hooks, typedTracepoint(p))
 	}
@@ -234,5 +262,16 @@ func (l *ladder) rungs() []rung {
 	for i := range rungs {
 		rungs[i].hooks = append(rungs[i].hooks, l.hooks...)
 	}
+	if l.via != "" {
+		rungs = append(rungs, last)
+	}
 	return rungs
+}
+
+// enters has one handler at the entries of several system calls.
+func enters(handler string, calls []string) (probes []probe) {
+	for _, call := range calls {
+		probes = append(probes, probe{handler: handler, function: call})
+	}
+	return probes
 }

@@ -35,6 +35,7 @@ func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer
 			}
 			won++
 			o := newObserver(h)
+			o.rung = via
 			o.run(t, s)
 			f(t, o)
 			for _, kind := range kinds {

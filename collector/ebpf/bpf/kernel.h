@@ -24,6 +24,7 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef __s32 s32;
+typedef __s64 s64;
 
 enum {
 	BPF_ANY = 0,
@@ -103,6 +104,7 @@ struct bpf_sock_addr {
 // Functions that BPF programs may call, asked for where old kernels lack them.
 enum bpf_func_id {
 	BPF_FUNC_task_pt_regs = 175,
+	BPF_FUNC_find_vma = 180,
 	BPF_FUNC_loop = 181,
 };
 
@@ -124,6 +126,7 @@ struct user_pt_regs {
 
 struct pt_regs {
 	u64 regs[31];
+	u64 sp;
 	s32 syscallno;
 };
 #endif
@@ -163,11 +166,21 @@ struct super_block {
 	struct file_system_type *s_type;
 };
 
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
 struct inode {
 	u16 i_mode;
 	u32 i_rdev;
 	unsigned long i_ino;
 	struct super_block *i_sb;
+	void *i_private;
+	s64 i_ctime_sec; // since Linux 6.11
+	u32 i_ctime_nsec;
+	struct timespec64 __i_ctime; // since Linux 6.6
+	struct timespec64 i_ctime;
 };
 
 struct dentry {
@@ -225,16 +238,63 @@ struct task_struct;
 
 struct mm_struct {
 	unsigned long arg_start, arg_end, env_start, env_end;
+	unsigned long start_brk, brk, start_stack;
 	struct file *exe_file;
 	struct task_struct *owner;
 };
 
+struct vm_area_struct {
+	unsigned long vm_start, vm_end, vm_flags;
+	struct mm_struct *vm_mm;
+	struct file *vm_file;
+};
+
+struct user_namespace;
+
 struct cred {
 	kuid_t uid, euid;
 	kgid_t gid, egid;
+	struct user_namespace *user_ns;
 };
 
-struct pid_namespace;
+struct proc_ns_operations {
+	int type; // until Linux 6.17
+};
+
+struct ns_common {
+	u32 ns_type; // since Linux 6.18
+	const struct proc_ns_operations *ops;
+};
+
+struct nsproxy {
+	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns_for_children, *cgroup_ns;
+};
+
+struct xarray {
+	void *xa_head;
+};
+
+struct xa_node {
+	u8 shift;
+	void *slots[64];
+};
+
+struct idr {
+	struct xarray idr_rt;
+	unsigned int idr_base;
+};
+
+struct pid_namespace {
+	struct idr idr;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
 
 struct upid {
 	int nr;
@@ -243,6 +303,7 @@ struct upid {
 
 struct pid {
 	unsigned int level;
+	struct hlist_head tasks[1];
 	struct upid numbers[1];
 };
 
@@ -286,6 +347,8 @@ struct task_struct {
 	u64 start_boottime;
 	struct task_struct *group_leader, *real_parent;
 	struct pid *thread_pid;
+	struct hlist_node pid_links[1];
+	struct nsproxy *nsproxy;
 	const struct cred *cred;
 	char comm[16];
 	struct mm_struct *mm;
@@ -297,6 +360,7 @@ struct task_struct {
 
 struct filename {
 	const char *name;
+	const char *uptr; // where the caller has it
 };
 
 struct open_flags {

@@ -2,12 +2,17 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// process.fork, process.exec, process.exit and new cgroups, all from the scheduler's and the cgroups' tracepoints:
+// The process.* kinds and new cgroups. process.fork, process.exec and process.exit are from the scheduler's tracepoints:
 // no pointer of the caller's is trusted.
 
 #include "syscall.h"
+#include "failedexec.h"
+#include "namespace.h"
+#include "setid.h"
+#include "target.h"
 
 #define SIGNAL_GROUP_EXIT 4 // include/linux/sched/signal.h
+#define PTRACE_TRACEME 0
 
 struct process_key {
 	u64 start;
@@ -53,6 +58,9 @@ static __always_inline u32 append_memory(struct scratch *s, u64 start, u64 total
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
+	// What waited in case that the exec fails. A thread that execs has taken over the first thread's number.
+	u64 thread = bpf_get_current_pid_tgid() >> 32 << 32 | (u32)old_pid;
+	bpf_map_delete_elem(&pending_large, &thread);
 	if (!wanted(PROCESS_EXEC, task))
 		return 0;
 	struct scratch *s = get_scratch(TRACEPOINT, PROCESS_EXEC);
@@ -127,6 +135,12 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		r.status = BPF_CORE_READ(task, group_leader, exit_code);
 	finish(&r, sizeof(r), PROCESS_EXIT);
 	return 0;
+}
+
+SYSCALL(ptrace)
+{
+	u32 request = arg(0);
+	return targeted(PROCESS_PTRACE, ret, request == PTRACE_TRACEME ? 0 : arg(1), request);
 }
 
 SEC("tp_btf/cgroup_mkdir")
