@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
-		"change": actChange,
-		"dns":    actDNS, "dns-client": actDNSClient,
+		"change": actChange, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
+		"dns": actDNS, "dns-client": actDNSClient,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -198,6 +198,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 // observer keeps everything that a source emits.
 type observer struct {
 	hierarchy hierarchy
+	source    *Source
 
 	mu     sync.Mutex
 	events []event.Event // copies
@@ -223,6 +224,7 @@ func observe(t *testing.T) *observer {
 // run has the source observed until the test ends, and closes it.
 func (o *observer) run(t *testing.T, s *Source) {
 	t.Helper()
+	o.source = s
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, o) }()
