@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -536,7 +537,6 @@ func TestChange(t *testing.T) {
 	} {
 		t.Run(kind.String(), func(t *testing.T) {
 			forRungs(t, []event.Kind{kind}, func(t *testing.T, o *observer) {
-				rung := "ebpf/" + filepath.Base(t.Name())
 				for _, test := range byOtherWays(changeTests("")) {
 					_, there := changeCalls[test.Call]
 					if test.kind() != kind || !there && test.Way == "" {
@@ -546,10 +546,90 @@ func TestChange(t *testing.T) {
 						dir := changeDir(t)
 						tests := byOtherWays(changeTests(dir))
 						i := slices.IndexFunc(tests, func(same changeTest) bool { return same.name == test.name })
-						tests[i].run(t, o, rung, dir)
+						tests[i].run(t, o, rungOf(t), dir)
 					})
 				}
 			})
 		})
 	}
+}
+
+// A caller that changes the name while the kernel renames is told of by the file that was renamed; where that cannot be
+// known the event says so.
+func TestRenameRace(t *testing.T) {
+	forRungs(t, []event.Kind{event.FileRename}, func(t *testing.T, o *observer) {
+		dir := openTempDir(t)
+		cmd := action("rename-race", dir)
+		tr := o.trace(t, cmd)
+		renamed := heard[[]string](t, cmd)
+		events := tr.of(event.FileRename)
+		if len(events) != len(renamed) {
+			t.Fatalf("%d events of %d renames", len(events), len(renamed))
+		}
+		seen := map[string]int{}
+		for i, e := range events {
+			seen[renamed[i]]++
+			if (e.Result == 0) != (renamed[i] != "none") {
+				t.Fatalf("rename %d of %s: told of errno %d", i, renamed[i], e.Result)
+			}
+			if e.File.Unverified != (rungOf(t) == rungTracepoint) {
+				t.Fatalf("told of %+v", *e.File)
+			}
+			if want := filepath.Join(dir, renamed[i]); !e.File.Unverified && e.File.Path != want && e.Result == 0 {
+				t.Fatalf("rename %d of %s: told of %s", i, want, e.File.Path)
+			}
+		}
+		t.Logf("renames by name: %v", seen)
+	})
+}
+
+// actRenameRace renames a file whose name another thread changes, and says which each was, "none" when it was not there.
+func actRenameRace(args []string) error {
+	dir := args[0]
+	if err := unix.Chdir(dir); err != nil {
+		return err
+	}
+	names := []string{"a", "b"}
+	for _, name := range names {
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	old, target := []byte(dir+"/a\x00"), mustBytes(dir+"/target")
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !stop.Load() {
+			for _, letter := range []byte("abc") {
+				flip(&old[len(old)-2], letter)
+			}
+		}
+	}()
+	cwd := unix.AT_FDCWD
+	renamed := make([]string, 0, 2000)
+	for range cap(renamed) {
+		_, _, errno := unix.Syscall6(unix.SYS_RENAMEAT2, uintptr(cwd), pointer(&old[0]), uintptr(cwd), pointer(target), 0, 0)
+		which := "none"
+		if errno == 0 {
+			which = missing(names)
+			if err := errors.Join(os.Remove("target"), os.WriteFile(which, nil, 0o644)); err != nil {
+				return err
+			}
+		}
+		renamed = append(renamed, which)
+	}
+	stop.Store(true)
+	<-done
+	return say(renamed)
+}
+
+// missing returns the name of which there is no file.
+func missing(names []string) string {
+	for _, name := range names {
+		if _, err := os.Lstat(name); err != nil {
+			return name
+		}
+	}
+	return ""
 }

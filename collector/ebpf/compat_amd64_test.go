@@ -99,3 +99,21 @@ func (c *change) compatCaller(oldAt, newAt int) (func() unix.Errno, error) {
 		return errno
 	}, nil
 }
+
+// openCompat opens as a 32-bit program does.
+func (o *opening) openCompat(at int) (unix.Errno, error) {
+	memory, err := newCompatible()
+	if err != nil {
+		return 0, err
+	}
+	path, flags, mode := memory.text(o.Path), uint32(o.Flags), uint32(0o640)
+	args := map[string][]uint32{
+		"open": {path, flags, mode}, "creat": {path, mode}, "openat": {uint32(at), path, flags, mode},
+	}[o.Call]
+	if o.Call == "openat2" {
+		how := (*[unix.SizeofOpenHow]byte)(unsafe.Pointer(o.how()))
+		args = []uint32{uint32(at), path, memory.put(how[:]), unix.SizeofOpenHow}
+	}
+	_, errno := memory.int80(compatNumbers[o.Call], args...)
+	return errno, nil
+}

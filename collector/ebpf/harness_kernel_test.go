@@ -34,11 +34,11 @@ func TestMain(m *testing.M) {
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
-		"change": actChange,
-		"dns":    actDNS, "dns-client": actDNSClient,
 		"mount": actMount, "mount-race": actMountRace, "load-bpf": actLoadBPF, "load-bpf-by-bpf": actLoadBPFByBPF,
 		"set-up-ring": actSetUpRing, "load-module": actLoadModule,
 		"calls": actCalls, "wait": actWait,
+		"change": actChange, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
+		"dns": actDNS, "dns-client": actDNSClient,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
@@ -202,6 +202,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 type observer struct {
 	hierarchy hierarchy
 	rung      string // the only one that is used; empty for any
+	source    *Source
 
 	mu     sync.Mutex
 	events []event.Event // copies
@@ -227,6 +228,7 @@ func observe(t *testing.T) *observer {
 // run has the source observed until the test ends, and closes it.
 func (o *observer) run(t *testing.T, s *Source) {
 	t.Helper()
+	o.source = s
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, o) }()

@@ -15,3 +15,5 @@ func (o *opening) openOld(path, mode uintptr) unix.Errno { return unix.ENOSYS }
 var changeCalls = atCalls
 
 func (c *change) compatCaller(int, int) (func() unix.Errno, error) { return nil, errors.ErrUnsupported }
+
+func (o *opening) openCompat(int) (unix.Errno, error) { return 0, errors.ErrUnsupported }

@@ -32,7 +32,6 @@ struct change {
 	bool joined; // names that were not looked up get the directory that they are relative to
 	s32 errno;
 	u32 open_flags, rename_flags, mode, uid, gid;
-	u32 slot; // io_uring: where the file is to go, 0 for a descriptor
 	struct inode *inode;
 	struct name path, target;
 };
@@ -106,7 +105,7 @@ static __noinline int build(struct scratch *s, struct change *c)
 	s->used = sizeof(*r);
 	r->header.kind = c->kind;
 	r->header.result = c->errno;
-	r->header.call = c->slot ? c->slot : call_number();
+	r->header.call = call_number();
 	fill_task(&r->header.task, actor());
 	r->open_flags = c->open_flags;
 	r->rename_flags = c->rename_flags;
@@ -184,7 +183,7 @@ static __noinline int ended(enum rung rung, struct change *c)
 }
 
 // worked records a change that a worker of io_uring made, which is in no system call.
-static __always_inline int worked(u16 kind, long ret)
+static __always_inline int worked(u16 kind, int ret)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	if (!(BPF_CORE_READ(task, flags) & (PF_IO_WORKER | PF_KTHREAD)))

@@ -29,7 +29,7 @@ static __always_inline bool found(struct scratch *s, struct io_kiocb *req, u32 r
 	struct task_struct *task = (void *)bpf_get_current_task();
 	if (BPF_CORE_READ(task, tgid) != r->header.task.pid)
 		return true;
-	struct file *file = opened_file(req, r->header.call, result);
+	struct file *file = opened_file(req, r->mode, result);
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	if (!inode)
 		return true;

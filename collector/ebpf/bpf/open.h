@@ -48,7 +48,7 @@ static __noinline int opened(enum rung rung, struct opening *o)
 		append_file_path(s, &r->path, file);
 	} else if (o->kernel) {
 		append_string(s, &r->path, o->kernel);
-	} else {
+	} else if (o->user) {
 		append_user(s, &r->path, o->user);
 	}
 	if (reads && !watched_text(s, &r->path)) {
@@ -141,7 +141,7 @@ int uring_openat(unsigned long long *ctx)
 	struct io_open *op = (void *)ctx[0];
 	struct change c = {.kind = FILE_OPEN, .open_flags = BPF_CORE_READ(op, how.flags)};
 	c.open_flags &= ~O_LARGEFILE;
-	c.slot = BPF_CORE_READ(op, file_slot);
+	c.mode = BPF_CORE_READ(op, file_slot); // until the file is found
 	c.path.at = BPF_CORE_READ(op, dfd);
 	return looked_at(c.open_flags) && named(&c.path, BPF_CORE_READ(op, filename)) ? requested(&c, (void *)op) : 0;
 }
