@@ -124,7 +124,7 @@ func TestStatusIsExact(t *testing.T) {
 	if n := s.Kinds["file.open"]; n.Lost != 3 || n.Observed != 3 {
 		t.Errorf("file.open: %+v, want 3 observed and lost", n)
 	}
-	for _, kind := range wanted() {
+	for _, kind := range observable() {
 		source := s.Sources[kind.String()]
 		if source.Via != "off" || source.Healthy || source.Reason != "ebpf: off by configuration; audit: no permission" {
 			t.Errorf("source of %s: %+v, want off with both reasons", kind, source)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskguard/taskguard/collector"
@@ -36,12 +38,9 @@ type sourceNeeds struct {
 	cgroup    func(id uint64, path string)
 }
 
-// wanted are the kinds that sources observe; the agent's own are not among them.
-func wanted() []event.Kind {
-	return []event.Kind{
-		event.ProcessExec, event.ProcessFork, event.ProcessExit, event.FileOpen, event.NetConnect,
-		event.DNSQuery, event.DNSResponse,
-	}
+// observable are the kinds that sources observe: all but the agent's own.
+func observable() []event.Kind {
+	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return strings.HasPrefix(k.String(), "agent.") })
 }
 
 // openSources opens eBPF, and audit for what eBPF cannot observe. It returns an error when there is nothing left to
@@ -125,7 +124,7 @@ func (s *sources) states() []event.SourceState {
 		}
 	}
 	var states []event.SourceState
-	for _, kind := range wanted() {
+	for _, kind := range observable() {
 		state, tried := byEBPF[kind]
 		if !state.Healthy {
 			reason := "ebpf: " + state.Reason
