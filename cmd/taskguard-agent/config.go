@@ -20,18 +20,19 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// config is the agent's configuration: packaging/agent.yaml describes every field.
+// config is the agent's configuration: packaging/agent.yaml describes every field. Those that a reload cannot change have
+// their key with them.
 type config struct {
-	EndpointURL        string
-	EndpointCAFile     string
-	EndpointServerName string
-	StateDir           string
-	Socket             string
-	EBPF               bool
-	Audit              bool
-	DockerSocket       string
-	IMDS               bool
-	SpoolMaxBytes      int64
+	EndpointURL        string `key:"endpoint.url"`
+	EndpointCAFile     string `key:"endpoint.ca_file"`
+	EndpointServerName string `key:"endpoint.server_name"`
+	StateDir           string `key:"state_dir"`
+	Socket             string `key:"socket"`
+	EBPF               bool   `key:"sources.ebpf"`
+	Audit              bool   `key:"sources.audit"`
+	DockerSocket       string `key:"docker.socket"`
+	IMDS               bool   `key:"host.imds"`
+	SpoolMaxBytes      int64  `key:"spool.max_bytes"`
 	Events             ebpf.Settings
 	LogLevel           slog.Level
 }

@@ -38,8 +38,10 @@ func startLocal(t *testing.T) *agent {
 	a := &agent{
 		cfg: cfg, log: log, started: time.Now(), state: &state{Agent: event.ID{7}}, recent: newRecent(),
 		host:    event.Host{Hostname: "h", BootID: event.ID{1}},
-		sources: &sources{ebpfRefused: errors.New("off by configuration"), auditRefused: errors.New("no permission")},
+		sources: &sources{coverage: newCoverage(cfg.Events)},
 	}
+	a.sources.auditRefused = errors.New("no permission")
+	a.selfTest = newSelfTest(a.sources, nil, log)
 	var err error
 	if a.tracker, err = container.New(container.Config{}); err != nil {
 		t.Fatal(err)
