@@ -221,7 +221,7 @@ func (c *coverage) second(kind event.Kind, reason string, byAudit map[event.Kind
 	case tried && state.Healthy:
 		state.Reason = join(reason, state.Reason)
 	case tried:
-		state.Reason = reason + "; audit: " + state.Reason
+		state.Reason = join(reason, "audit: "+state.Reason)
 	case c.auditRefused != nil:
 		state = event.SourceState{Kind: kind, Via: viaOff, Reason: fmt.Sprintf("%s; audit: %v", reason, c.auditRefused)}
 	default:

@@ -41,49 +41,69 @@ func newKindTable(states []event.SourceState, t *selfTest) kindTable {
 	return table
 }
 
-// print gives a line to every kind of which something was observed, or with which something is wrong. The others share
-// a line where the same is to be said of them.
+// sharing is from how many kinds on that have no event yet the same is said of them in one line, also if it is bad.
+const sharing = 4
+
+// print gives a line to every kind of which something was observed, or with which something is wrong. Others share one
+// where the same is to be said of them, and so do many with which the same is wrong.
 func (t *kindTable) print(out io.Writer, color bool) error {
+	shared := map[string][]string{} // kinds without an event, by what is to be said of them
+	for _, kind := range t.names() {
+		if t.Kinds[kind] == (kindStatus{}) {
+			source := t.Sources[kind]
+			say := source.say(color)
+			shared[say] = append(shared[say], kind)
+		}
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	// Of a colour's bytes a table has to know in every line, the head included.
+	// A table counts the bytes of a colour: there must be as many in every line, the head included.
 	fmt.Fprintf(w, "KIND\tVIA\t%s\tEVENTS\tLOST\tFILTERED\tREASON\n", paint(color, plain, "HEALTH"))
-	var quiet []string // what is to be said of the others
-	kinds := map[string][]string{}
 	for _, kind := range t.names() {
 		source, known := t.Sources[kind]
-		n, health := t.Kinds[kind], source.health(color)
+		n, say, health := t.Kinds[kind], source.say(color), source.health(color)
+		if n == (kindStatus{}) {
+			if source.Healthy || len(shared[say]) >= sharing {
+				continue
+			}
+			shared[say] = shared[say][1:] // it has a line of its own
+		}
 		if !known {
 			source.Via, health = "agent", paint(color, green, "ok")
 		}
-		if n != (kindStatus{}) || known && !source.Healthy {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, n.Filtered,
-				event.Escape(source.note()))
-			continue
-		}
-		say := fmt.Sprintf("%s, %s, no event yet%s", source.Via, health, brackets(source.note()))
-		if source.Via == viaOff {
-			say = viaOff + brackets(source.Reason)
-		}
-		if kinds[say] == nil {
-			quiet = append(quiet, say)
-		}
-		kinds[say] = append(kinds[say], kind)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, n.Filtered,
+			event.Escape(source.note()))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, say := range quiet {
-		if _, err := fmt.Fprintf(out, "\n%s:\n%s", say, wrap(kinds[say])); err != nil {
+	for _, say := range sortedKeys(shared) {
+		if len(shared[say]) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(out, "\n%s:\n%s", say, wrap(shared[say])); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// say is what there is to say of a kind without an event.
+func (s *sourceStatus) say(color bool) string {
+	switch {
+	case !s.Healthy:
+		return fmt.Sprintf("%s, %s%s", s.Via, s.health(color), brackets(s.note()))
+	case s.Via == viaOff:
+		return viaOff + brackets(s.Reason)
+	}
+	return fmt.Sprintf("%s, %s, no event yet%s", s.Via, s.health(color), brackets(s.note()))
+}
+
 func (s *sourceStatus) health(color bool) string {
 	switch {
 	case !s.Healthy:
 		return paint(color, red, "unhealthy")
+	case s.Via == viaOff:
+		return paint(color, plain, viaOff)
 	case s.SelfTest == nil:
 		return paint(color, yellow, "untested")
 	case s.SelfTest.Result != passed:

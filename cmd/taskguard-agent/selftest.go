@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,24 +108,22 @@ func (t *selfTest) record(found map[event.Kind]verdict) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	news := map[result][]event.Kind{}
+	news := map[verdict][]event.Kind{}
 	for _, kind := range slices.Sorted(maps.Keys(found)) {
 		v := found[kind]
 		if was := t.verdicts[kind]; was.Result != v.Result || was.Reason != v.Reason {
-			news[v.Result] = append(news[v.Result], kind)
+			news[v] = append(news[v], kind)
 		}
 		v.At = now
 		found[kind] = v
 	}
 	t.verdicts = found
-	if kinds := news[passed]; len(kinds) > 0 {
-		t.log.Info("self-test: events arrive", "kinds", kindList(kinds))
-	}
-	for _, kind := range news[failed] {
-		t.log.Warn("self-test: no event arrives", "kind", kind, "reason", found[kind].Reason)
-	}
-	for _, kind := range append(news[unsupported], news[untested]...) {
-		t.log.Info("self-test: not tested", "kind", kind, "result", found[kind].Result, "reason", found[kind].Reason)
+	for v, kinds := range news {
+		level := slog.LevelInfo
+		if v.Result == failed {
+			level = slog.LevelWarn
+		}
+		t.log.Log(context.Background(), level, "self-test", "result", v.Result, "kinds", kindList(kinds), "reason", v.Reason)
 	}
 }
 
@@ -149,9 +148,7 @@ func (t *selfTest) apply(states []event.SourceState) []event.SourceState {
 	return states
 }
 
-func join(reason, more string) string {
-	if reason == "" {
-		return more
-	}
-	return reason + "; " + more
+// join puts reasons together, those that there are.
+func join(reasons ...string) string {
+	return strings.Join(slices.DeleteFunc(reasons, func(r string) bool { return r == "" }), "; ")
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -54,7 +55,7 @@ func selfTestActionCommand() *cobra.Command {
 				return usageError{err}
 			}
 			// However it goes, this ends: also when nobody is left who would kill it.
-			timeout := time.AfterFunc(selfTestBound, func() { os.Exit(1) })
+			timeout := time.AfterFunc(selfTestBound, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
 			defer timeout.Stop()
 			return actFor(kinds, cmd.OutOrStdout())
 		},
@@ -337,9 +338,7 @@ func resolveWithSelf(*stage) error {
 	if err := errors.Join(server.SetDeadline(deadline), client.SetDeadline(deadline)); err != nil {
 		return err
 	}
-	// A query (RFC 1035, section 4.1): id, recursion desired, one question: taskguard.invalid, A, IN.
-	query := []byte("\x54\x47\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09taskguard\x07invalid\x00\x00\x01\x00\x01")
-	if _, err := client.Write(query); err != nil {
+	if _, err := client.Write(queryFor(selfTestName(os.Getpid()))); err != nil {
 		return err
 	}
 	message := make([]byte, 512)
@@ -353,4 +352,17 @@ func resolveWithSelf(*stage) error {
 	}
 	_, err = client.Read(message)
 	return err
+}
+
+// selfTestName is what is asked for by the process with that pid. By it the messages can be told from others when nobody
+// knows whose they are.
+func selfTestName(pid int) string { return fmt.Sprintf("%d.self-test.taskguard.invalid", pid) }
+
+// queryFor asks for a name's address (RFC 1035, section 4.1): an id, recursion desired, one question of type A, class IN.
+func queryFor(name string) []byte {
+	query := []byte("TG\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+	for label := range strings.SplitSeq(name, ".") {
+		query = append(append(query, byte(len(label))), label...)
+	}
+	return append(query, "\x00\x00\x01\x00\x01"...)
 }

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,8 +30,8 @@ type subscriber interface {
 type trial struct {
 	sealed subscriber
 	codec  *batch.Codec
-	// command is what does it for kinds, and is ended with ctx.
-	command func(ctx context.Context, kinds []event.Kind) *exec.Cmd
+	// act starts the child, which is ended with ctx.
+	act func(ctx context.Context, kinds []event.Kind) (*child, error)
 	// lost counts what was lost by kind since the start, at whatever stage.
 	lost func() map[event.Kind]uint64
 	// ignored tells whether the settings have this program's own processes left out.
@@ -50,23 +45,10 @@ func openSelfTest(observed *sources, s *sender.Sender, log *slog.Logger) (*selfT
 		return nil, err
 	}
 	t := &trial{
-		sealed: s, codec: codec, command: actionCommand, ignored: observed.ignoresSelf,
+		sealed: s, codec: codec, act: startAction, ignored: observed.ignoresSelf,
 		lost: func() map[event.Kind]uint64 { return s.Ledger().LostByKind },
 	}
 	return newSelfTest(observed.coverage, t.run, log), nil
-}
-
-// actionCommand runs this program in namespaces of its own.
-func actionCommand(ctx context.Context, kinds []event.Kind) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", selfTestAction)
-	for _, kind := range kinds {
-		cmd.Args = append(cmd.Args, kind.String())
-	}
-	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	return cmd
 }
 
 // run returns a verdict for every one of the kinds.
@@ -77,7 +59,7 @@ func (t *trial) run(ctx context.Context, kinds []event.Kind) map[event.Kind]verd
 		return same(kinds, untested, fmt.Sprintf("its events cannot be followed: %v", err))
 	}
 	defer cancel()
-	child, err := t.start(ctx, kinds)
+	child, err := t.act(ctx, kinds)
 	if err != nil {
 		return same(kinds, untested, fmt.Sprintf("its child cannot be started: %v", err))
 	}
@@ -124,60 +106,6 @@ func same(kinds []event.Kind, result result, reason string) map[event.Kind]verdi
 	return verdicts
 }
 
-// child is the process that does it.
-type child struct {
-	pid   uint32
-	begin uint64                           // its start is not before this, in nanoseconds since boot
-	ended chan map[event.Kind]actionReport // gets what it has reported, once
-}
-
-func (t *trial) start(ctx context.Context, kinds []event.Kind) (*child, error) {
-	ctx, cancel := context.WithTimeout(ctx, selfTestBound)
-	cmd := t.command(ctx, kinds)
-	out := &limited{left: 64 << 10}
-	cmd.Stdout = out
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		cancel()
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		cancel()
-		return nil, err
-	}
-	c := &child{pid: uint32(cmd.Process.Pid), begin: uint64(now.Nano()), ended: make(chan map[event.Kind]actionReport, 1)}
-	go func() {
-		defer cancel()
-		_ = cmd.Wait() // what it has not reported, it has not done
-		c.ended <- readReports(&out.text)
-	}()
-	return c, nil
-}
-
-// limited keeps the beginning of what is written to it.
-type limited struct {
-	text bytes.Buffer
-	left int
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	n, _ := l.text.Write(p[:min(len(p), l.left)])
-	l.left -= n
-	return len(p), nil
-}
-
-func readReports(in io.Reader) map[event.Kind]actionReport {
-	reports := make(map[event.Kind]actionReport)
-	lines := json.NewDecoder(in)
-	for {
-		var r actionReport
-		if err := lines.Decode(&r); err != nil { // the end, or that of a child that was killed
-			return reports
-		}
-		reports[r.Kind] = r
-	}
-}
-
 // selfTestGrace is how long after the end of the child an event is waited for that may not come: its action was refused.
 const selfTestGrace = 2500 * time.Millisecond
 
@@ -194,7 +122,7 @@ func (t *trial) follow(ctx context.Context, frames <-chan []byte, w *watch, c *c
 		select {
 		case frame, open := <-frames:
 			if !open {
-				return t.reports(c, reports), errors.New("the agent stopped meanwhile")
+				return c.reports(reports), errors.New("the agent stopped meanwhile")
 			}
 			err = cmp.Or(w.look(frame), err)
 		case reports = <-c.ended:
@@ -204,18 +132,10 @@ func (t *trial) follow(ctx context.Context, frames <-chan []byte, w *watch, c *c
 		case <-bound:
 			return reports, err
 		case <-ctx.Done():
-			return t.reports(c, reports), ctx.Err()
+			return c.reports(reports), ctx.Err()
 		}
 	}
 	return reports, err
-}
-
-// reports waits for those of the child, if they have not come yet.
-func (t *trial) reports(c *child, reports map[event.Kind]actionReport) map[event.Kind]actionReport {
-	if reports == nil {
-		reports = <-c.ended
-	}
-	return reports
 }
 
 // watch looks for the events of a process and its descendants.
@@ -239,7 +159,7 @@ func (w *watch) look(frame []byte) error {
 		return fmt.Errorf("read batch: %w", err)
 	}
 	for i := range b.Events {
-		if e := &b.Events[i]; e.Process != nil && w.member(e.Process) {
+		if e := &b.Events[i]; e.Process != nil && w.member(e.Process) || w.asked(e.DNS) {
 			w.seen[e.Kind] = true
 		}
 	}
@@ -259,6 +179,11 @@ func (w *watch) member(p *event.Process) bool {
 		return true
 	}
 	return w.id != event.ID{} && slices.ContainsFunc(p.Ancestors, func(a event.Ancestor) bool { return a.ID == w.id })
+}
+
+// asked tells whether a DNS message is the process's own, by the name in it.
+func (w *watch) asked(d *event.DNS) bool {
+	return d != nil && len(d.Questions) > 0 && d.Questions[0].Name == selfTestName(int(w.pid))
 }
 
 // kindList names kinds for a log line.

@@ -32,6 +32,7 @@ func TestRemedies(t *testing.T) {
 		{"verifier", verifier(unix.EACCES, "0: r1 = 0", "R1 invalid mem access"), "", "verifier refused the program: R1 invalid"},
 		{"memory", unix.ENOMEM, "", "LimitMEMLOCK="},
 		{"old kernel", fmt.Errorf("ring: %w", ebpf.ErrNotSupported), "", "5.8 or later"},
+		{"no probes", errors.New("creating probe entry: neither debugfs nor tracefs are mounted"), "", "CONFIG_KPROBES"},
 		{"something else", unix.ENOSPC, "", "no space left"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
