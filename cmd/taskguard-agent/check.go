@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"text/tabwriter"
 	"time"
 
@@ -18,55 +20,96 @@ import (
 
 func checkCommand() *cobra.Command {
 	var flags configFlags
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration and what this host lets the agent do, without starting it",
-		Long: "Check reads the configuration, attaches every source for a moment, asks the container engine and the\n" +
-			"endpoint, and says for each what works and what to do about what does not. It changes nothing.",
+		Long: "Check reads the configuration, attaches every source for a moment, does what makes an event of every kind and\n" +
+			"looks for it in a batch that nobody gets, asks the container engine and the endpoint, and says for each what\n" +
+			"works and what to do about what does not. It changes nothing.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load()
 			if err != nil {
 				return err
 			}
-			c := checker{out: tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0), color: useColor(cmd.OutOrStdout())}
+			var c checker
 			c.line("config", nil, flags.file)
 			c.all(cmd.Context(), cfg, cmd.ErrOrStderr())
-			if err := c.out.Flush(); err != nil {
+			if err := c.print(cmd.OutOrStdout(), asJSON, useColor(cmd.OutOrStdout())); err != nil {
 				return err
 			}
-			switch c.failed {
+			switch failed := c.failed(); failed {
 			case 0:
 				return nil
 			case 1:
 				return errors.New("one check did not pass")
+			default:
+				return fmt.Errorf("%d checks did not pass", failed)
 			}
-			return fmt.Errorf("%d checks did not pass", c.failed)
 		},
 	}
 	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
-// checker prints a line for each check.
+// checker collects what checks come to: the object that `check --json` prints.
 type checker struct {
-	out    *tabwriter.Writer
-	color  bool
-	failed int
+	Checks []checkResult `json:"checks"`
+	kindTable
+}
+
+// checkResult is one line.
+type checkResult struct {
+	Check  string `json:"check"`
+	Result string `json:"result"` // "ok", "note" or "failed"
+	Detail string `json:"detail,omitempty"`
 }
 
 func (c *checker) line(what string, err error, detail string) {
+	result := checkResult{what, "ok", detail}
 	if err != nil {
-		c.failed++
-		fmt.Fprintf(c.out, "%s\t%s\t%s\n", what, paint(c.color, red, "FAILED"), event.Escape(err.Error()))
-		return
+		result = checkResult{what, "failed", err.Error()}
 	}
-	fmt.Fprintf(c.out, "%s\t%s\t%s\n", what, paint(c.color, green, "ok"), event.Escape(detail))
+	c.Checks = append(c.Checks, result)
 }
 
-// note prints what is no failure, but should be known.
+// note adds what is no failure, but should be known.
 func (c *checker) note(what, detail string) {
-	fmt.Fprintf(c.out, "%s\t%s\t%s\n", what, paint(c.color, yellow, "note"), event.Escape(detail))
+	c.Checks = append(c.Checks, checkResult{what, "note", detail})
+}
+
+func (c *checker) failed() (n int) {
+	for _, r := range c.Checks {
+		if r.Result == "failed" {
+			n++
+		}
+	}
+	for _, s := range c.Sources {
+		if !s.Healthy {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *checker) print(out io.Writer, asJSON, color bool) error {
+	if asJSON {
+		return json.NewEncoder(out).Encode(c)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, r := range c.Checks {
+		result := map[string]string{
+			"ok": paint(color, green, "ok"), "note": paint(color, yellow, "note"), "failed": paint(color, red, "FAILED"),
+		}[r.Result]
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Check, result, event.Escape(r.Detail))
+	}
+	if err := w.Flush(); err != nil || c.Sources == nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	return c.kindTable.print(out, color)
 }
 
 func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
@@ -75,15 +118,17 @@ func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
 	c.line("host", err, identity.Hostname+brackets(identity.InstanceID))
 	hierarchy, err := container.FindHierarchy("/proc")
 	c.line("cgroups", err, fmt.Sprintf("version %d%s", hierarchy.Version, brackets(hierarchy.Controller)))
-	c.sources(cfg, hierarchy, stderr)
+	if note := untestedKernel(kernelRelease()); note != "" {
+		c.note("kernel", note)
+	}
+	c.sources(ctx, cfg, hierarchy, log)
 	c.engine(ctx, cfg, hierarchy)
 	c.endpoint(ctx, cfg, stderr)
 }
 
-func (c *checker) sources(cfg config, hierarchy container.Hierarchy, stderr io.Writer) {
-	s, err := openSources(cfg, newLogger(stderr, cfg.LogLevel), sourceNeeds{
-		hierarchy: hierarchy, wall: func(uint64) time.Time { return time.Time{} }, cgroup: func(uint64, string) {},
-	})
+// sources opens the sources for a moment and has the self-test prove them.
+func (c *checker) sources(ctx context.Context, cfg config, hierarchy container.Hierarchy, log *slog.Logger) {
+	p, err := openProbe(cfg, hierarchy, log)
 	var none noSourceError
 	if errors.As(err, &none) {
 		c.line("ebpf", none.ebpf, "")
@@ -94,20 +139,14 @@ func (c *checker) sources(cfg config, hierarchy container.Hierarchy, stderr io.W
 		c.line("sources", err, "")
 		return
 	}
-	for _, state := range s.states() {
-		var err error
-		if !state.Healthy {
-			err = errors.New(state.Reason)
-		}
-		detail := state.Via
-		if state.Reason != "" {
-			detail += " (" + state.Reason + ")"
-		}
-		c.line(state.Kind.String(), err, detail)
+	states, err := p.run(ctx)
+	c.line("self-test", err, "done once, in namespaces of its own")
+	c.kindTable = newKindTable(states, p.selfTest)
+	ledger := p.sender.Ledger()
+	for kind, n := range ledger.ObservedByKind {
+		c.Kinds[kindName(kind)] = kindStatus{Observed: n, Lost: ledger.LostByKind[kind]}
 	}
-	if err := s.close(); err != nil {
-		c.line("detach", err, "")
-	}
+	c.line("detach", p.close(), "")
 }
 
 // engine asks the container engine once. That there is none is no failure: containers then have no names.

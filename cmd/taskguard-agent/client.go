@@ -150,6 +150,7 @@ const (
 	red    = "\x1b[31m"
 	green  = "\x1b[32m"
 	yellow = "\x1b[33m"
+	plain  = "\x1b[39m" // as long as the others
 )
 
 func paint(on bool, color, text string) string {

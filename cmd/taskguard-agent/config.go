@@ -12,22 +12,28 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/taskguard/taskguard/collector/ebpf"
+	"github.com/taskguard/taskguard/collector/event"
 )
 
-// config is the agent's configuration: packaging/agent.yaml describes every field.
+// config is the agent's configuration: packaging/agent.yaml describes every field. Those that a reload cannot change have
+// their key with them.
 type config struct {
-	EndpointURL        string
-	EndpointCAFile     string
-	EndpointServerName string
-	StateDir           string
-	Socket             string
-	EBPF               bool
-	Audit              bool
-	DockerSocket       string
-	IMDS               bool
-	SpoolMaxBytes      int64
+	EndpointURL        string `key:"endpoint.url"`
+	EndpointCAFile     string `key:"endpoint.ca_file"`
+	EndpointServerName string `key:"endpoint.server_name"`
+	StateDir           string `key:"state_dir"`
+	Socket             string `key:"socket"`
+	EBPF               bool   `key:"sources.ebpf"`
+	Audit              bool   `key:"sources.audit"`
+	DockerSocket       string `key:"docker.socket"`
+	IMDS               bool   `key:"host.imds"`
+	SpoolMaxBytes      int64  `key:"spool.max_bytes"`
+	Events             ebpf.Settings
 	LogLevel           slog.Level
 }
 
@@ -35,42 +41,90 @@ func defaultConfig() config {
 	return config{
 		StateDir: "/var/lib/taskguard", Socket: "/run/taskguard/agent.sock", EBPF: true, Audit: true,
 		DockerSocket: "/var/run/docker.sock", IMDS: true, SpoolMaxBytes: 256 << 20, LogLevel: slog.LevelInfo,
+		Events: ebpf.Settings{
+			Watched: []string{
+				"/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh/ssh_host_", "/root/.ssh/", "/root/.aws/",
+				"/root/.docker/", "/etc/ecs/", "/run/secrets/", "/var/run/secrets/", "/dev/mem", "/proc/kcore",
+			},
+			Throttle: 20000,
+		},
 	}
 }
 
-// setting is one key of the file.
+// setting is one key of the file, of a single value or of a list.
 type setting struct {
 	key  string
-	want string // what is allowed
+	want string // what is allowed, of a list for each of its values
 	set  func(c *config, value string) bool
+	// Of a list: how many values there may be, and what empties it. Then set adds a value.
+	max   int
+	empty func(c *config)
 }
 
 func settings() []setting {
 	return []setting{
-		{"endpoint.url", "https://HOST[:PORT]", func(c *config, v string) bool {
+		{key: "endpoint.url", want: "https://HOST[:PORT]", set: func(c *config, v string) bool {
 			u, err := url.Parse(v)
 			c.EndpointURL = v
 			return v == "" || err == nil && u.Scheme == "https" && u.Host != "" && u.RawQuery == "" && u.User == nil
 		}},
-		{"endpoint.ca_file", "an absolute path, or nothing", path(func(c *config) *string { return &c.EndpointCAFile }, true)},
-		{"endpoint.server_name", "a host name, or nothing", func(c *config, v string) bool {
+		{key: "endpoint.ca_file", want: "an absolute path, or nothing", set: path(func(c *config) *string { return &c.EndpointCAFile }, true)},
+		{key: "endpoint.server_name", want: "a host name, or nothing", set: func(c *config, v string) bool {
 			c.EndpointServerName = v
 			return !strings.ContainsAny(v, "/: ")
 		}},
-		{"state_dir", "an absolute path", path(func(c *config) *string { return &c.StateDir }, false)},
-		{"socket", "an absolute path", path(func(c *config) *string { return &c.Socket }, false)},
-		{"sources.ebpf", "auto or off", autoOff(func(c *config) *bool { return &c.EBPF })},
-		{"sources.audit", "auto or off", autoOff(func(c *config) *bool { return &c.Audit })},
-		{"docker.socket", "an absolute path, or nothing", path(func(c *config) *string { return &c.DockerSocket }, true)},
-		{"host.imds", "auto or off", autoOff(func(c *config) *bool { return &c.IMDS })},
-		{"spool.max_bytes", "a size of 1MiB or more, such as 256MiB", func(c *config, v string) bool {
+		{key: "state_dir", want: "an absolute path", set: path(func(c *config) *string { return &c.StateDir }, false)},
+		{key: "socket", want: "an absolute path", set: path(func(c *config) *string { return &c.Socket }, false)},
+		{key: "sources.ebpf", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.EBPF })},
+		{key: "sources.audit", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.Audit })},
+		{key: "docker.socket", want: "an absolute path, or nothing", set: path(func(c *config) *string { return &c.DockerSocket }, true)},
+		{key: "host.imds", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.IMDS })},
+		{key: "spool.max_bytes", want: "a size of 1MiB or more, such as 256MiB", set: func(c *config, v string) bool {
 			n, err := parseBytes(v)
 			c.SpoolMaxBytes = n
 			return err == nil && n >= 1<<20
 		}},
-		{"log.level", "debug, info, warn or error", func(c *config, v string) bool {
+		list("events.off", "a kind such as file.open, once", len(observable()), func(c *config) *[]event.Kind { return &c.Events.Off },
+			func(v string) (event.Kind, bool) {
+				kind, err := event.ParseKind(v)
+				return kind, err == nil && slices.Contains(observable(), kind)
+			}),
+		{key: "events.open_all", want: "true or false", set: func(c *config, v string) bool {
+			c.Events.OpenAll = v == "true"
+			return v == "true" || v == "false"
+		}},
+		list("events.watched_paths", fmt.Sprintf("an absolute path of at most %d bytes, once", ebpf.MaxWatchedBytes), ebpf.MaxWatched,
+			func(c *config) *[]string { return &c.Events.Watched },
+			func(v string) (string, bool) { return v, filepath.IsAbs(v) && len(v) <= ebpf.MaxWatchedBytes }),
+		list("events.ignored_executables", "an absolute path, once", ebpf.MaxIgnored,
+			func(c *config) *[]string { return &c.Events.Ignored },
+			func(v string) (string, bool) { return v, filepath.IsAbs(v) }),
+		{key: "events.connect_window", want: "a time of up to 1h, such as 10s, or 0s", set: func(c *config, v string) bool {
+			d, err := time.ParseDuration(v)
+			c.Events.ConnectWindow = d
+			return err == nil && d >= 0 && d <= time.Hour
+		}},
+		{key: "throttle.events_per_second", want: "a number of 100 or more, or 0", set: func(c *config, v string) bool {
+			n, err := strconv.ParseUint(v, 10, 32)
+			c.Events.Throttle = uint32(n)
+			return err == nil && (n == 0 || n >= 100)
+		}},
+		{key: "log.level", want: "debug, info, warn or error", set: func(c *config, v string) bool {
 			return slices.Contains([]string{"debug", "info", "warn", "error"}, v) && c.LogLevel.UnmarshalText([]byte(v)) == nil
 		}},
+	}
+}
+
+// list is a setting of a list, none of whose values may be in it twice.
+func list[T comparable](key, want string, limit int, field func(*config) *[]T, parse func(string) (T, bool)) setting {
+	return setting{
+		key: key, want: want, max: limit, empty: func(c *config) { *field(c) = nil },
+		set: func(c *config, v string) bool {
+			value, ok := parse(v)
+			again := slices.Contains(*field(c), value)
+			*field(c) = append(*field(c), value)
+			return ok && !again
+		},
 	}
 }
 
@@ -122,7 +176,7 @@ func loadConfig(file string, overrides []string) (config, error) {
 		case !found:
 			mistakes = append(mistakes, fmt.Errorf("--set %s: want key=value", o))
 		default:
-			if err := c.apply(key, value); err != nil {
+			if err := c.override(key, value); err != nil {
 				mistakes = append(mistakes, fmt.Errorf("--set %w", err))
 			}
 		}
@@ -141,21 +195,52 @@ func (c *config) validate() error {
 	if !c.EBPF && !c.Audit {
 		return usageError{errors.New("sources.ebpf and sources.audit: both off: want auto for one of them at least")}
 	}
+	if len(c.Events.Off) == len(observable()) {
+		return usageError{errors.New("events.off: every kind is off: want one at least to be observed")}
+	}
 	return nil
 }
 
-// apply sets one key.
-func (c *config) apply(key, value string) error {
+// find returns the setting of a key.
+func find(key string) (setting, error) {
 	for _, s := range settings() {
-		if s.key != key {
-			continue
+		if s.key == key {
+			return s, nil
 		}
-		if !s.set(c, value) {
-			return fmt.Errorf("%s: %q: want %s", key, value, s.want)
-		}
+	}
+	return setting{}, fmt.Errorf("%s: unknown key: want one of %s", key, strings.Join(siblings(key), ", "))
+}
+
+func (s *setting) apply(c *config, value string) error {
+	if !s.set(c, value) {
+		return fmt.Errorf("%s: %q: want %s", s.key, value, s.want)
+	}
+	return nil
+}
+
+// override sets one key, to a list with commas between its values.
+func (c *config) override(key, value string) error {
+	s, err := find(key)
+	if err != nil {
+		return err
+	}
+	if s.max == 0 {
+		return s.apply(c, value)
+	}
+	s.empty(c)
+	if value == "" {
 		return nil
 	}
-	return fmt.Errorf("%s: unknown key: want one of %s", key, strings.Join(siblings(key), ", "))
+	values := strings.Split(value, ",")
+	if len(values) > s.max {
+		return fmt.Errorf("%s: %d values: want at most %d", key, len(values), s.max)
+	}
+	for _, v := range values {
+		if err := s.apply(c, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // siblings lists the keys that could have been meant: those of the same section, or all.
@@ -240,21 +325,53 @@ func (d *decoder) entry(key, value *yaml.Node, path string) {
 		d.mapping(value, path+".")
 		return
 	}
-	if value.Kind != yaml.ScalarNode {
-		if err := d.config.apply(path, ""); err != nil && strings.Contains(err.Error(), "unknown key") {
-			d.fail(key, "%w", err)
-			return
-		}
+	setting, err := find(path)
+	switch {
+	case err != nil:
+		d.fail(key, "%w", err)
+	case setting.max > 0:
+		d.list(setting, value)
+	case value.Kind != yaml.ScalarNode:
 		d.fail(value, "%s: want a single value", path)
+	default:
+		d.value(setting, key, scalar(value))
+	}
+}
+
+// list applies a list; nothing is an empty one.
+func (d *decoder) list(s setting, n *yaml.Node) {
+	s.empty(d.config)
+	switch {
+	case n.Kind == yaml.ScalarNode && n.Tag == "!!null":
+		return
+	case n.Kind != yaml.SequenceNode:
+		d.fail(n, "%s: %q: want a list", s.key, n.Value)
+		return
+	case len(n.Content) > s.max:
+		d.fail(n, "%s: %d values: want at most %d", s.key, len(n.Content), s.max)
 		return
 	}
-	text := value.Value
-	if value.Tag == "!!null" {
-		text = ""
+	for _, value := range n.Content {
+		if value.Kind != yaml.ScalarNode {
+			d.fail(value, "%s: want a list of single values", s.key)
+			continue
+		}
+		d.value(s, value, scalar(value))
 	}
-	if err := d.config.apply(path, text); err != nil {
-		d.fail(key, "%w", err)
+}
+
+// value applies one value; a mistake is in the line of at.
+func (d *decoder) value(s setting, at *yaml.Node, value string) {
+	if err := s.apply(d.config, value); err != nil {
+		d.fail(at, "%w", err)
 	}
+}
+
+func scalar(n *yaml.Node) string {
+	if n.Tag == "!!null" {
+		return ""
+	}
+	return n.Value
 }
 
 func isSection(path string) bool {

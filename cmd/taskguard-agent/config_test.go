@@ -6,8 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/taskguard/taskguard/collector/ebpf"
+	"github.com/taskguard/taskguard/collector/event"
 )
 
 func TestPackagedConfigIsTheDefault(t *testing.T) {
@@ -55,6 +59,30 @@ func TestLoadConfig(t *testing.T) {
 		{name: "list", yaml: "- a\n", want: `:1: document: "": want a section with keys`},
 		{name: "override without value", set: []string{"socket"}, want: "--set socket: want key=value"},
 		{name: "unknown override", set: []string{"nope=1"}, want: "--set nope: unknown key"},
+		{name: "lists", yaml: "events:\n  off: [file.open]\n  watched_paths:\n    - /a\n  ignored_executables:\n"},
+		{name: "value of a list", yaml: "events:\n  off:\n    - file.open\n    - file.opne\n",
+			want: `:4: events.off: "file.opne": want a kind such as file.open, once`},
+		{name: "value for a list", yaml: "events:\n  off: file.open\n", want: `:2: events.off: "file.open": want a list`},
+		{name: "section for a list", yaml: "events:\n  off:\n    file.open: true\n", want: `:3: events.off: "": want a list`},
+		{name: "list in a list", yaml: "events:\n  off:\n    - [file.open]\n",
+			want: ":3: events.off: want a list of single values"},
+		{name: "empty value in a list", yaml: "events:\n  watched_paths:\n    -\n", want: `:3: events.watched_paths: "": want an abs`},
+		{name: "same value twice", yaml: "events:\n  off:\n    - dns.query\n    - dns.query\n", want: `:4: events.off: "dns.query": want a kind such as file.open, once`},
+		{name: "the agent's own kind", yaml: "events: {off: [agent.loss]}\n", want: `:1: events.off: "agent.loss": want a kind`},
+		{name: "too many paths", yaml: "events:\n  watched_paths: [" + strings.Repeat("/a, ", 256) + "/a]\n",
+			want: ":2: events.watched_paths: 257 values: want at most 256"},
+		{name: "relative watched path", yaml: "events:\n  watched_paths: [etc]\n",
+			want: `:2: events.watched_paths: "etc": want an absolute path of at most 127 bytes`},
+		{name: "long watched path", yaml: "events:\n  watched_paths: [/" + strings.Repeat("x", 127) + "]\n", want: "at most 127 bytes"},
+		{name: "no boolean", yaml: "events:\n  open_all: yes\n", want: `:2: events.open_all: "yes": want true or false`},
+		{name: "no time", yaml: "events:\n  connect_window: 10\n", want: `:2: events.connect_window: "10": want a time of up to 1h`},
+		{name: "negative time", yaml: "events:\n  connect_window: -1s\n", want: `:2: events.connect_window: "-1s": want a time`},
+		{name: "throttle too low", yaml: "throttle:\n  events_per_second: 5\n",
+			want: `:2: throttle.events_per_second: "5": want a number of 100 or more, or 0`},
+		{name: "no throttle", yaml: "throttle: {events_per_second: 0}\n"},
+		{name: "overridden list", set: []string{"events.off=file.open,dns.query", "events.watched_paths="}},
+		{name: "mistake in an overridden list", set: []string{"events.off=file.open,dns"},
+			want: `--set events.off: "dns": want a kind such as file.open, once`},
 		{name: "two mistakes", yaml: "log:\n  level: loud\nsocket: x\n", want: "both"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,6 +116,8 @@ func TestOverridesReachEveryField(t *testing.T) {
 	got, err := loadConfig("../../packaging/agent.yaml", []string{
 		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "state_dir=/s", "socket=/k",
 		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "host.imds=off", "spool.max_bytes=3MiB", "log.level=error",
+		"events.off=file.open,dns.query", "events.open_all=true", "events.watched_paths=/w", "events.ignored_executables=/i,/j",
+		"events.connect_window=10s", "throttle.events_per_second=0",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +125,19 @@ func TestOverridesReachEveryField(t *testing.T) {
 	want := config{
 		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", StateDir: "/s", Socket: "/k",
 		SpoolMaxBytes: 3 << 20, LogLevel: 8,
+		Events: ebpf.Settings{
+			Off: []event.Kind{event.FileOpen, event.DNSQuery}, OpenAll: true, Watched: []string{"/w"},
+			Ignored: []string{"/i", "/j"}, ConnectWindow: 10 * time.Second,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := got.validate(); err == nil {
 		t.Error("a configuration without any source is valid")
+	}
+	got.EBPF, got.Events.Off = true, observable()
+	if err := got.validate(); err == nil || !strings.Contains(err.Error(), "every kind is off") {
+		t.Errorf("a configuration without any kind: %v", err)
 	}
 }

@@ -38,8 +38,10 @@ func startLocal(t *testing.T) *agent {
 	a := &agent{
 		cfg: cfg, log: log, started: time.Now(), state: &state{Agent: event.ID{7}}, recent: newRecent(),
 		host:    event.Host{Hostname: "h", BootID: event.ID{1}},
-		sources: &sources{ebpfRefused: errors.New("off by configuration"), auditRefused: errors.New("no permission")},
+		sources: &sources{coverage: newCoverage(cfg.Events)},
 	}
+	a.sources.auditRefused = errors.New("no permission")
+	a.selfTest = newSelfTest(a.sources, nil, log)
 	var err error
 	if a.tracker, err = container.New(container.Config{}); err != nil {
 		t.Fatal(err)
@@ -124,7 +126,7 @@ func TestStatusIsExact(t *testing.T) {
 	if n := s.Kinds["file.open"]; n.Lost != 3 || n.Observed != 3 {
 		t.Errorf("file.open: %+v, want 3 observed and lost", n)
 	}
-	for _, kind := range wanted() {
+	for _, kind := range observable() {
 		source := s.Sources[kind.String()]
 		if source.Via != "off" || source.Healthy || source.Reason != "ebpf: off by configuration; audit: no permission" {
 			t.Errorf("source of %s: %+v, want off with both reasons", kind, source)

@@ -54,7 +54,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), eventsCommand(), replayCommand(), versionCommand())
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), eventsCommand(), replayCommand(), versionCommand(),
+		selfTestActionCommand())
 	return root.ExecuteContext(ctx)
 }
 

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
-	"github.com/taskguard/taskguard/collector"
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/host"
@@ -30,14 +32,17 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runAgent(cmd.Context(), cfg, newLogger(cmd.ErrOrStderr(), cfg.LogLevel))
+			level := new(slog.LevelVar)
+			level.Set(cfg.LogLevel)
+			log := newLogger(cmd.ErrOrStderr(), level)
+			return runAgent(cmd.Context(), cfg, log, &reloader{load: flags.load, level: level, log: log, current: cfg})
 		},
 	}
 	flags.add(cmd)
 	return cmd
 }
 
-func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
@@ -51,20 +56,24 @@ type agent struct {
 	state   *state
 	gap     *gap
 
-	tracker *container.Tracker
-	table   *process.Table
-	sources *sources
-	spool   *spool.Spool
-	sender  *sender.Sender
-	recent  *recent
+	tracker  *container.Tracker
+	table    *process.Table
+	sources  *sources
+	spool    *spool.Spool
+	sender   *sender.Sender
+	recent   *recent
+	selfTest *selfTest
 }
 
 // heartbeatInterval is how often the agent says that it is alive, and how its sources are.
 const heartbeatInterval = time.Minute
 
-// runAgent runs the daemon until ctx is done.
-func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
+// runAgent runs the daemon until ctx is done. On SIGHUP it has the configuration reloaded.
+func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloader) (err error) {
 	a := &agent{cfg: cfg, log: log, started: time.Now()}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
 	defer func() { err = errors.Join(err, a.close()) }()
 	if err := a.open(ctx); err != nil {
 		return err
@@ -84,10 +93,12 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	background.Go(func() { a.track(ctx) })
 	background.Go(func() { a.beat(ctx) })
 	background.Go(func() { a.recent.follow(sending, a.sender) })
+	background.Go(func() { a.selfTest.run(ctx) })
+	background.Go(func() { reload.run(ctx, hangup, a) })
 	delivery.Go(func() { sendErr = a.sender.Run(sending) })
 	a.ready()
 
-	err = collector.Run(ctx, a.sources.all, a.table, a.sender)
+	err = a.sources.run(ctx, a.table, a.sender)
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("every source has ended")
 	}
@@ -129,8 +140,11 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	if a.sources, err = openSources(a.cfg, a.log, sourceNeeds{
-		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup,
+		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup, place: placeIn(a.tracker, hierarchy),
 	}); err != nil {
+		return err
+	}
+	if a.selfTest, err = openSelfTest(a.sources, a.sender, a.log); err != nil {
 		return err
 	}
 	// The sources are attached: what starts from now on is in their buffers.
@@ -138,6 +152,14 @@ func (a *agent) open(ctx context.Context) error {
 		a.log.Warn("containers that run already are found by their processes", "error", err)
 	}
 	return a.table.Bootstrap(ctx)
+}
+
+// placeIn names cgroups.
+func placeIn(tracker *container.Tracker, hierarchy container.Hierarchy) func(uint64) (string, *event.Container) {
+	return func(id uint64) (string, *event.Container) {
+		path, _ := hierarchy.Path(id) // of one that is gone nobody knows it any more
+		return path, tracker.Locate(id, path)
+	}
 }
 
 // openDelivery opens what outlives a run.
@@ -192,7 +214,7 @@ func dockerURL(socket string) string {
 
 // ready tells of the start: to the endpoint, to the log, to systemd.
 func (a *agent) ready() {
-	states := a.sources.states()
+	states := a.states()
 	if a.gap != nil {
 		a.sender.Emit(&event.Event{Time: time.Now(), Kind: event.AgentLoss, Agent: &event.Agent{
 			Stage: "agent", Cause: a.gap.cause, From: a.gap.from, To: time.Now(),
@@ -200,12 +222,18 @@ func (a *agent) ready() {
 		a.log.Warn("nothing was observed for a while", "cause", a.gap.cause, "from", a.gap.from, "to", a.gap.to)
 	}
 	a.tell(event.AgentStart, states)
-	for _, s := range states {
-		a.log.Info("source", "kind", s.Kind, "via", s.Via, "healthy", s.Healthy, "reason", s.Reason)
+	for _, g := range groupStates(states) {
+		a.log.Info("source", "kinds", kindList(g.kinds), "via", g.Via, "healthy", g.Healthy, "reason", g.Reason)
+	}
+	if note := untestedKernel(kernelRelease()); note != "" {
+		a.log.Info(note)
 	}
 	a.log.Info("observing", "agent", a.state.Agent, "version", agentVersion(), "endpoint", a.cfg.EndpointURL)
 	notify(a.log, daemon.SdNotifyReady)
 }
+
+// states says of every kind how it is observed, and whether that works.
+func (a *agent) states() []event.SourceState { return a.selfTest.apply(a.sources.states()) }
 
 func (a *agent) tell(kind event.Kind, states []event.SourceState) {
 	a.sender.Emit(&event.Event{Time: time.Now(), Kind: kind,
@@ -234,7 +262,7 @@ func (a *agent) beat(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-heartbeat.C:
-			a.tell(event.AgentHeartbeat, a.sources.states())
+			a.tell(event.AgentHeartbeat, a.states())
 		case <-watchdog:
 			a.sender.Ledger() // takes the lock that the event path takes: a process that hangs there is not alive
 			notify(a.log, daemon.SdNotifyWatchdog)

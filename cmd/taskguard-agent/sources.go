@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskguard/taskguard/collector"
@@ -16,11 +18,9 @@ import (
 
 // sources are those that could be opened.
 type sources struct {
-	all   []collector.Source
-	ebpf  *ebpf.Source
-	audit *audit.Source
-	// refused says why a source is not there.
-	ebpfRefused, auditRefused error
+	*coverage
+	ebpf  *ebpf.Source // nil: refused, or off
+	audit *late        // nil: off
 }
 
 // noSourceError says why nothing can observe this host.
@@ -35,66 +35,80 @@ type sourceNeeds struct {
 	hierarchy container.Hierarchy
 	wall      func(boot uint64) time.Time
 	cgroup    func(id uint64, path string)
+	place     func(cgroup uint64) (path string, in *event.Container)
 }
 
-// wanted are the kinds that sources observe; the agent's own are not among them.
-func wanted() []event.Kind {
-	return []event.Kind{
-		event.ProcessExec, event.ProcessFork, event.ProcessExit, event.FileOpen, event.NetConnect,
-		event.DNSQuery, event.DNSResponse,
-	}
+// observable are the kinds that sources observe: all but the agent's own.
+func observable() []event.Kind {
+	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return strings.HasPrefix(k.String(), "agent.") })
 }
 
 // openSources opens eBPF, and audit for what eBPF cannot observe. It returns an error when there is nothing left to
 // observe the host with.
 func openSources(cfg config, log *slog.Logger, needs sourceNeeds) (*sources, error) {
-	s := &sources{ebpfRefused: errors.New("off by configuration"), auditRefused: errors.New("off by configuration")}
+	s := &sources{coverage: newCoverage(cfg.Events)}
 	if cfg.EBPF {
-		s.ebpf, s.ebpfRefused = ebpf.Open(ebpf.Config{
-			CgroupController: needs.hierarchy.Controller, CgroupHierarchy: needs.hierarchy.ID,
-			CgroupRoot: container.UnifiedMount("/proc"),
-			Wall:       needs.wall, Cgroup: needs.cgroup, Logger: log.With("component", "ebpf"),
-		})
-		if s.ebpfRefused != nil {
-			log.Warn("eBPF cannot be used", "error", s.ebpfRefused)
-		} else {
-			s.all = append(s.all, s.ebpf)
+		s.openEBPF(cfg, log, needs)
+	}
+	if cfg.Audit {
+		s.audit = newLate()
+		s.auditRefused, s.audible = nil, audit.Kinds()
+		s.openAudit = func(kinds []event.Kind) (auditSource, error) {
+			opened, err := audit.New(audit.Config{Kinds: kinds, Logger: log.With("component", "audit")})
+			if err != nil {
+				log.Warn("audit cannot be used", "error", err)
+				return nil, err
+			}
+			s.audit.open(opened)
+			return opened, nil
 		}
 	}
-	if missing := s.forAudit(); cfg.Audit && len(missing) > 0 {
-		s.audit, s.auditRefused = audit.New(audit.Config{Kinds: missing, Logger: log.With("component", "audit")})
-		if s.auditRefused != nil {
-			log.Warn("audit cannot be used", "error", s.auditRefused)
-		} else {
-			s.all = append(s.all, s.audit)
-		}
-	}
-	if len(s.all) == 0 {
+	// What audit cannot do is no failure while there is eBPF: states tell.
+	if err := s.start(); s.ebpf == nil && (err != nil || s.coverage.audit == nil) {
 		return nil, noSourceError{s.ebpfRefused, s.auditRefused}
 	}
 	return s, nil
 }
 
-// forAudit are the wanted kinds that audit can tell of and eBPF does not.
-func (s *sources) forAudit() []event.Kind {
-	observed := s.byEBPF()
-	var missing []event.Kind
-	for _, kind := range audit.Kinds() {
-		if slices.Contains(wanted(), kind) && !observed[kind].Healthy {
-			missing = append(missing, kind)
-		}
+func (s *sources) openEBPF(cfg config, log *slog.Logger, needs sourceNeeds) {
+	opened, err := ebpf.Open(ebpf.Config{
+		Settings:         cfg.Events,
+		CgroupController: needs.hierarchy.Controller, CgroupHierarchy: needs.hierarchy.ID,
+		CgroupRoot: container.UnifiedMount("/proc"),
+		Wall:       needs.wall, Cgroup: needs.cgroup, Place: needs.place, Logger: log.With("component", "ebpf"),
+	})
+	if s.ebpfRefused = err; err != nil {
+		log.Warn("eBPF cannot be used", "error", err)
+		return
 	}
-	return missing
+	s.ebpf, s.coverage.ebpf = opened, opened
 }
 
-func (s *sources) byEBPF() map[event.Kind]event.SourceState {
-	states := map[event.Kind]event.SourceState{}
+// run runs the sources until ctx is done, or until all that are open have ended.
+func (s *sources) run(ctx context.Context, enricher collector.Enricher, sink collector.Sink) error {
+	var all []collector.Source
 	if s.ebpf != nil {
-		for _, state := range s.ebpf.State() {
-			states[state.Kind] = state
-		}
+		all = append(all, s.ebpf)
 	}
-	return states
+	if s.audit != nil {
+		all = append(all, s.audit)
+	}
+	if s.ebpf != nil && s.audit != nil {
+		all[0] = ending{s.ebpf, s.audit.abandon}
+	}
+	return collector.Run(ctx, all, enricher, sink)
+}
+
+// ending is a source that says when it has ended.
+type ending struct {
+	collector.Source
+	ended func()
+}
+
+// Run runs the source.
+func (e ending) Run(ctx context.Context, sink collector.Sink) error {
+	defer e.ended()
+	return e.Source.Run(ctx, sink)
 }
 
 // covered returns the time, until at the latest, before which all that happened has been emitted. A source holds events
@@ -103,7 +117,7 @@ func (s *sources) covered(until time.Time) time.Time {
 	if s.ebpf != nil {
 		until = earlier(until, s.ebpf.CaughtUp())
 	}
-	if s.audit != nil {
+	if s.audit != nil && s.audit.source() != nil {
 		until = until.Add(-audit.MaxDelay)
 	}
 	return until
@@ -116,53 +130,13 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// states says of every kind by what it is observed: eBPF, or else audit, or why by none.
-func (s *sources) states() []event.SourceState {
-	byEBPF := s.byEBPF()
-	byAudit := map[event.Kind]event.SourceState{}
-	if s.audit != nil {
-		for _, state := range s.audit.State() {
-			byAudit[state.Kind] = state
-		}
-	}
-	var states []event.SourceState
-	for _, kind := range wanted() {
-		state, tried := byEBPF[kind]
-		if !state.Healthy {
-			reason := "ebpf: " + state.Reason
-			if !tried {
-				reason = fmt.Sprintf("ebpf: %v", s.ebpfRefused)
-			}
-			state = s.second(kind, reason, byAudit)
-		}
-		states = append(states, state)
-	}
-	return states
-}
-
-// second is the state of a kind that eBPF does not observe, for the reason given.
-func (s *sources) second(kind event.Kind, reason string, byAudit map[event.Kind]event.SourceState) event.SourceState {
-	state, tried := byAudit[kind]
-	switch {
-	case tried && state.Healthy:
-		state.Reason = reason
-	case tried:
-		state.Reason = reason + "; audit: " + state.Reason
-	case s.auditRefused != nil:
-		state = event.SourceState{Kind: kind, Via: "off", Reason: fmt.Sprintf("%s; audit: %v", reason, s.auditRefused)}
-	default:
-		state = event.SourceState{Kind: kind, Via: "off", Reason: reason + "; audit: its records do not tell of it"}
-	}
-	return state
-}
-
 func (s *sources) close() error {
 	var errs []error
 	if s.ebpf != nil {
 		errs = append(errs, s.ebpf.Close())
 	}
 	if s.audit != nil {
-		errs = append(errs, s.audit.Close())
+		errs = append(errs, s.audit.close())
 	}
 	return errors.Join(errs...)
 }

@@ -32,11 +32,10 @@ type status struct {
 		CPUSeconds    float64   `json:"cpu_seconds"` // user and system time since the start
 		RSSBytes      uint64    `json:"rss_bytes"`
 	} `json:"agent"`
-	Host    event.Host              `json:"host"`
-	Ledger  sender.Ledger           `json:"ledger"`
-	Kinds   map[string]kindStatus   `json:"kinds"`
-	Sources map[string]sourceStatus `json:"sources"`
-	Upload  struct {
+	Host   event.Host    `json:"host"`
+	Ledger sender.Ledger `json:"ledger"`
+	kindTable
+	Upload struct {
 		Endpoint string `json:"endpoint"`
 		sender.Upload
 	} `json:"upload"`
@@ -48,17 +47,6 @@ type status struct {
 	Processes process.Stats `json:"processes"`
 }
 
-type kindStatus struct {
-	Observed uint64 `json:"observed"`
-	Lost     uint64 `json:"lost"`
-}
-
-type sourceStatus struct {
-	Via     string `json:"via"`
-	Healthy bool   `json:"healthy"`
-	Reason  string `json:"reason"`
-}
-
 // status describes this moment.
 func (a *agent) status() status {
 	var s status
@@ -67,13 +55,16 @@ func (a *agent) status() status {
 	s.Agent.CPUSeconds, s.Agent.RSSBytes = usage()
 	s.Host = a.host
 	s.Ledger = a.sender.Ledger()
-	s.Kinds = map[string]kindStatus{}
+	s.kindTable = newKindTable(a.states(), a.selfTest)
+	filtered := a.filtered()
 	for kind, n := range s.Ledger.ObservedByKind {
 		s.Kinds[kindName(kind)] = kindStatus{Observed: n, Lost: s.Ledger.LostByKind[kind]}
 	}
-	s.Sources = map[string]sourceStatus{}
-	for _, state := range a.sources.states() {
-		s.Sources[state.Kind.String()] = sourceStatus{Via: state.Via, Healthy: state.Healthy, Reason: state.Reason}
+	for kind, n := range filtered {
+		if k := s.Kinds[kind.String()]; n > 0 {
+			k.Filtered = n
+			s.Kinds[kind.String()] = k
+		}
 	}
 	s.Upload.Endpoint, s.Upload.Upload = a.cfg.EndpointURL, a.sender.Upload()
 	s.Containers.Connected, s.Containers.Reason = a.tracker.State()
@@ -82,12 +73,20 @@ func (a *agent) status() status {
 	return s
 }
 
-// kindName names a kind; what an earlier run left in the spool has none.
-func kindName(kind event.Kind) string {
-	if kind == 0 {
-		return "recovered"
+// filtered counts what the kernel left out as the settings say.
+func (a *agent) filtered() map[event.Kind]uint64 {
+	filtered := map[event.Kind]uint64{}
+	if a.sources.ebpf == nil {
+		return filtered
 	}
-	return kind.String()
+	counts, err := a.sources.ebpf.Counts()
+	if err != nil {
+		a.log.Debug("kernel counters not read", "error", err)
+	}
+	for kind, c := range counts {
+		filtered[kind] = c.Filtered
+	}
+	return filtered
 }
 
 // usage returns this process's CPU time in seconds and its resident memory in bytes; 0 for what cannot be read.
@@ -152,44 +151,7 @@ func printStatus(out io.Writer, s *status, color bool) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return printKinds(out, s, color)
-}
-
-// printKinds gives a line to every kind that something was observed of. The others share one where the same is to be
-// said of them.
-func printKinds(out io.Writer, s *status, color bool) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "KIND\tVIA\tHEALTH\tOBSERVED\tLOST\tREASON")
-	var quiet []string // what is to be said of the others
-	kinds := map[string][]string{}
-	for _, kind := range kindsOf(s) {
-		source, n := s.Sources[kind], s.Kinds[kind]
-		health := paint(color, green, "healthy")
-		switch {
-		case source.Via == "":
-			source.Via = "agent"
-		case !source.Healthy:
-			health = paint(color, red, "unhealthy")
-		}
-		if n != (kindStatus{}) {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, event.Escape(source.Reason))
-			continue
-		}
-		say := fmt.Sprintf("nothing observed yet via %s, %s%s", source.Via, health, brackets(source.Reason))
-		if kinds[say] == nil {
-			quiet = append(quiet, say)
-		}
-		kinds[say] = append(kinds[say], kind)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, say := range quiet {
-		if _, err := fmt.Fprintf(out, "\n%s:\n  %s\n", say, strings.Join(kinds[say], ", ")); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.kindTable.print(out, color)
 }
 
 func uploadText(u sender.Upload, color bool) string {
@@ -204,20 +166,6 @@ func uploadText(u sender.Upload, color bool) string {
 		text += " (" + event.Escape(u.Remedy) + ")"
 	}
 	return text
-}
-
-// kindsOf lists the kinds in their order, sources first.
-func kindsOf(s *status) []string {
-	var kinds []string
-	for _, kind := range append(event.Kinds(), 0) {
-		name := kindName(kind)
-		_, source := s.Sources[name]
-		_, counted := s.Kinds[name]
-		if source || counted {
-			kinds = append(kinds, name)
-		}
-	}
-	return kinds
 }
 
 func brackets(s string) string {

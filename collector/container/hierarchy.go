@@ -2,6 +2,8 @@ package container
 
 import (
 	"bufio"
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Hierarchy is the cgroup hierarchy that tells containers apart on this host. The zero Hierarchy is none.
@@ -20,6 +24,31 @@ type Hierarchy struct {
 	ID         int    // the hierarchy's number as in /proc/cgroups; 0 for version 2
 	Controller string // the v1 controller that stands for the hierarchy; empty for version 2
 	MountPoint string // where it is mounted
+}
+
+// Path returns where the cgroup with that id is, from the root of the hierarchy. It asks the kernel, which keeps cgroups in
+// memory, and so does not wait; the answer for a cgroup that is gone is an error.
+func (h Hierarchy) Path(id uint64) (string, error) {
+	if h.MountPoint == "" {
+		return "", ErrNoHierarchy
+	}
+	root, err := unix.Open(h.MountPoint, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open cgroup hierarchy: %w", err)
+	}
+	defer unix.Close(root)
+	const fileIDKernfs = 0xfe // FILEID_KERNFS, include/linux/exportfs.h: the handle is the id
+	handle := unix.NewFileHandle(fileIDKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err := unix.OpenByHandleAt(root, handle, unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("open cgroup %d: %w", id, err)
+	}
+	defer unix.Close(fd)
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return "", fmt.Errorf("name cgroup %d: %w", id, err)
+	}
+	return cmp.Or(strings.TrimPrefix(path, h.MountPoint), "/"), nil
 }
 
 // ErrNoHierarchy says that no cgroup hierarchy that could tell containers apart is mounted.

@@ -44,6 +44,12 @@ func TestWalkGivesTheKernelsID(t *testing.T) {
 		if got := idOf(tracker.Locate(id, "")); got != want {
 			t.Errorf("%s, id %d: got %q, want %q", path, id, got, want)
 		}
+		if got, err := hierarchy.Path(id); hierarchy.MountPoint+got != path || err != nil {
+			t.Errorf("path of %d: %q, %v, want %q", id, got, err, path)
+		}
+	}
+	if path, err := hierarchy.Path(1 << 62); err == nil {
+		t.Errorf("path of a cgroup that there is not: %q", path)
 	}
 	if s := tracker.Stats(); s.CgroupsUnknown != 0 {
 		t.Errorf("got %+v, want no unknown cgroup", s)

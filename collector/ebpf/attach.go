@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -16,25 +15,32 @@ import (
 // attachment is a ladder and the rung that it is on.
 type attachment struct {
 	ladder
+	number  int // index of ladders()
 	rung    int // index of rungs(), or their number when none is left
 	closers []io.Closer
 	refused []string // why each better rung is not used
 }
 
-// attachAll puts every ladder on the best rung that this kernel takes.
+// attachAll puts every ladder that is wanted on the best rung that this kernel takes.
 func (s *Source) attachAll() error {
-	for _, l := range ladders() {
-		if len(l.kinds) > 0 && !slices.ContainsFunc(l.kinds, s.cfg.wants) {
-			continue
-		}
-		a := &attachment{ladder: l}
-		s.climb(a)
-		s.attached = append(s.attached, a)
-	}
+	s.attachWanted()
 	if !slices.ContainsFunc(s.attached, func(a *attachment) bool { return len(a.kinds) > 0 && len(a.closers) > 0 }) {
 		return fmt.Errorf("attach programs: %s", strings.Join(s.attached[len(s.attached)-1].refused, "; "))
 	}
 	return nil
+}
+
+// attachWanted does so with those that were not tried yet. The caller holds s.mu.
+func (s *Source) attachWanted() {
+	for i, l := range ladders() {
+		tried := slices.ContainsFunc(s.attached, func(a *attachment) bool { return a.number == i })
+		if tried || len(l.kinds) > 0 && !slices.ContainsFunc(l.kinds, s.cfg.wants) {
+			continue
+		}
+		a := &attachment{ladder: l, number: i}
+		s.climb(a)
+		s.attached = append(s.attached, a)
+	}
 }
 
 // climb tries a ladder's rungs from the one it is on.
@@ -125,7 +131,8 @@ func closeAll(closers []io.Closer) error {
 }
 
 // NextRung moves a kind to the next rung of its ladder that can be attached, because of a reason; it then says whether
-// there was one. Other kinds that are observed together with it move too.
+// there was one. Other kinds that are observed together with it move too. When there is none, the kind stays on the
+// rung it is on: one in doubt is better than none.
 func (s *Source) NextRung(kind event.Kind, reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,15 +140,19 @@ func (s *Source) NextRung(kind event.Kind, reason string) bool {
 		if !slices.Contains(a.kinds, kind) || len(a.closers) == 0 || s.detached {
 			continue
 		}
-		via := a.rungs()[a.rung].via
+		was, refused := a.rung, len(a.refused)
 		if err := closeAll(a.closers); err != nil {
 			s.cfg.Logger.Warn("program not detached", "error", err)
 		}
 		a.closers = nil
-		a.refused = append(a.refused, strings.TrimPrefix(via, "ebpf/")+": "+reason)
+		a.refused = append(a.refused, strings.TrimPrefix(a.rungs()[was].via, "ebpf/")+": "+reason)
 		a.rung++
+		if s.climb(a); len(a.closers) > 0 {
+			return true
+		}
+		a.rung, a.refused = was, a.refused[:refused]
 		s.climb(a)
-		return len(a.closers) > 0
+		return false
 	}
 	return false
 }
@@ -154,7 +165,10 @@ func (s *Source) State() []event.SourceState {
 	for _, a := range s.attached {
 		for _, kind := range a.kinds {
 			state := event.SourceState{Kind: kind, Via: "off", Reason: strings.Join(a.refused, "; ")}
-			if len(a.closers) > 0 {
+			switch {
+			case !s.cfg.wants(kind):
+				state.Reason = "off by its settings"
+			case len(a.closers) > 0:
 				state.Via, state.Healthy = a.rungs()[a.rung].via, true
 			}
 			states = append(states, state)
@@ -162,31 +176,4 @@ func (s *Source) State() []event.SourceState {
 	}
 	slices.SortFunc(states, func(a, b event.SourceState) int { return int(a.Kind) - int(b.Kind) })
 	return states
-}
-
-// remedy puts what the operator can do before what the kernel said.
-func remedy(err error) error {
-	var verifier *ebpf.VerifierError
-	switch {
-	case errors.As(err, &verifier) && len(verifier.Log) > 0:
-		return fmt.Errorf("the kernel's verifier refused the program: %s", verifier.Log[len(verifier.Log)-1])
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
-		return fmt.Errorf("not permitted: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, "+
-			"on a kernel that is not locked down: %w", cause(err))
-	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("no memory: before kernel 5.11, raise the limit of locked memory (LimitMEMLOCK=): %w", err)
-	case errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("not supported: needs a kernel with BPF ring buffers and BTF, 5.8 or later: %w", err)
-	}
-	return err
-}
-
-// cause is the errno an error stands for, which errors.Is has found in it.
-func cause(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }

@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/taskguard/taskguard/collector"
@@ -52,6 +53,9 @@ type Config struct {
 	Wall func(boot uint64) time.Time
 	// Cgroup is told of every new cgroup of the hierarchy, before anything that happens in it. It must not wait.
 	Cgroup func(id uint64, path string)
+	// Place tells where a cgroup is: its path in the hierarchy, empty when it is not known, and its container, nil for the
+	// host. It must not wait. Nil knows no cgroup.
+	Place  func(cgroup uint64) (path string, in *event.Container)
 	Logger *slog.Logger
 }
 
@@ -63,8 +67,10 @@ type Source struct {
 	tracefs *tracefs
 	compat  dispatcher
 	uring   dispatcher
+	// Those of the maps that Run and Counts read.
+	countersMap, throttlesMap *ebpf.Map
 
-	mu       sync.Mutex
+	mu       sync.Mutex    // held while programs are attached, which takes its time
 	attached []*attachment // guarded by mu
 	detached bool          // guarded by mu
 
@@ -75,6 +81,9 @@ type Source struct {
 	decoder  decoder
 	received [kinds]uint64
 	reported [kinds]commonKindCounters
+	throttle throttling
+	// throttledTotal is how many events were throttled when that was last looked at.
+	throttledTotal uint64
 }
 
 // kinds is the number of kinds of records.
@@ -110,12 +119,12 @@ func (s *Source) open() (err error) {
 	if s.reader, err = ringbuf.NewReader(s.objects.shared[commonMapRing]); err != nil {
 		return fmt.Errorf("create ring reader: %w", err)
 	}
-	if err := s.Apply(s.cfg.Settings); err != nil {
+	s.countersMap, s.throttlesMap = s.objects.shared[commonMapCounters], s.objects.shared[commonMapThrottles]
+	s.throttle = newThrottling(time.Now())
+	if err := s.put(s.cfg.Settings); err != nil {
 		return err
 	}
-	if s.tracefs, err = openTracefs(); err != nil {
-		return err
-	}
+	s.tracefs = openTracefs("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.attachAll()
@@ -144,6 +153,9 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 		if now := time.Now(); !now.Before(nextLoss) {
 			nextLoss = now.Add(lossInterval)
 			if err := s.reportLoss(sink); err != nil {
+				return err
+			}
+			if err := s.reportThrottle(now, sink); err != nil {
 				return err
 			}
 		}
@@ -200,6 +212,9 @@ func (s *Source) finish(record *ringbuf.Record, sink collector.Sink) error {
 	if err := s.reportLoss(sink); err != nil {
 		return err
 	}
+	if err := s.endThrottle(sink); err != nil {
+		return err
+	}
 	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
 		c := s.reported[kind]
 		if missing := c.Attempted - c.RingFull - c.StateFull - c.Throttled - c.Filtered - s.received[kind]; int64(missing) > 0 {
@@ -235,7 +250,7 @@ func (s *Source) reportLoss(sink collector.Sink) error {
 func (s *Source) counters() (sum [kinds]commonKindCounters, err error) {
 	var perCPU []commonKindCounters
 	for kind := range sum {
-		if err := s.objects.shared[commonMapCounters].Lookup(uint32(kind), &perCPU); err != nil {
+		if err := s.countersMap.Lookup(uint32(kind), &perCPU); err != nil {
 			return sum, fmt.Errorf("read counters: %w", err)
 		}
 		for _, c := range perCPU {
@@ -247,6 +262,29 @@ func (s *Source) counters() (sum [kinds]commonKindCounters, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// Counts is what became of the attempts to record a kind. What is in none but Attempted was put into the ring buffer.
+type Counts struct {
+	Attempted uint64 // to be recorded, of what was done
+	RingFull  uint64 // lost: the ring buffer was full
+	StateFull uint64 // lost: too many calls were under way
+	Throttled uint64 // lost: the cgroup made more than it may
+	Filtered  uint64 // left out as the settings say
+}
+
+// Counts returns the kernel's counters since the source was opened, by kind. It may be called while Run runs.
+func (s *Source) Counts() (map[event.Kind]Counts, error) {
+	now, err := s.counters()
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[event.Kind]Counts)
+	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
+		c := now[kind]
+		counts[event.Kind(kind)] = Counts{c.Attempted, c.RingFull, c.StateFull, c.Throttled, c.Filtered}
+	}
+	return counts, nil
 }
 
 // detach ends the observation: nothing is attached from then on.

@@ -32,7 +32,7 @@ func openObjects(cfg Config) (*objects, error) {
 	types := btf.NewCache()
 	kernel, err := types.Kernel()
 	if err != nil {
-		return nil, fmt.Errorf("load kernel types: %w: the kernel must have BTF (CONFIG_DEBUG_INFO_BTF)", err)
+		return nil, fmt.Errorf("load kernel types: %w", noBTF(err))
 	}
 	subsys, err := subsystem(kernel, cfg.CgroupController)
 	if err != nil {
@@ -56,10 +56,36 @@ func openObjects(cfg Config) (*objects, error) {
 		},
 		entries: map[string]uint32{commonMapRing: ringBytes, commonMapScratch: slots, commonMapClaims: slots},
 	}
-	if _, err := o.open(object{"common", loadCommon}); err != nil {
+	create := func() error {
+		_, err := o.open(object{"common", loadCommon})
+		return err
+	}
+	if err := withMemlock(create, raiseMemlock); err != nil {
 		return nil, errors.Join(err, o.close())
 	}
 	return o, nil
+}
+
+// withMemlock has the limit of locked memory raised when maps cannot be created for it: kernels before 5.11 count them as
+// locked memory, which shows only in that they refuse them.
+func withMemlock(create, raise func() error) error {
+	err := create()
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOMEM) {
+		return err
+	}
+	if refused := raise(); refused != nil {
+		return fmt.Errorf("%w; and locked memory, which kernels before 5.11 count maps as, is limited: %w: "+
+			"set LimitMEMLOCK=infinity in the unit", err, refused)
+	}
+	return create()
+}
+
+func raiseMemlock() error {
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		return fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
+	}
+	return nil
 }
 
 // claimed is CLAIMED in bpf/common.h.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -60,9 +61,24 @@ func (set *Settings) Validate() error {
 	return nil
 }
 
-// Apply changes what is recorded, without a moment in which nothing is. An executable to be ignored that is not there is
-// left out, with a warning.
+// Apply changes what is recorded, without a moment in which nothing is. What is attached stays so; a kind that was off
+// until now is attached, as State tells. An executable to be ignored that is not there is left out, with a warning.
 func (s *Source) Apply(set Settings) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.put(set); err != nil {
+		return err
+	}
+	s.cfg.Settings = set
+	if !s.detached {
+		s.attachWanted()
+		debug.FreeOSMemory() // loading needs far more than running does
+	}
+	return nil
+}
+
+// put gives settings to the programs.
+func (s *Source) put(set Settings) error {
 	if err := set.Validate(); err != nil {
 		return fmt.Errorf("apply settings: %w", err)
 	}

@@ -18,27 +18,37 @@ import (
 type tracefs struct {
 	dir     string
 	private *os.File // nil for the host's
+	refused error    // why there is none; the rungs that do without work all the same
 }
 
-func openTracefs() (*tracefs, error) {
-	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
+// openTracefs takes the first of the host's directories that is one.
+func openTracefs(dirs ...string) *tracefs {
+	for _, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, "events")); err == nil {
-			return &tracefs{dir: dir}, nil
+			return &tracefs{dir: dir}
 		}
 	}
+	mount, err := mountTracefs()
+	if err != nil {
+		return &tracefs{refused: fmt.Errorf("%w: mount it with `mount -t tracefs tracefs /sys/kernel/tracing`", err)}
+	}
+	return &tracefs{dir: "/proc/self/fd/" + strconv.Itoa(mount), private: os.NewFile(uintptr(mount), "tracefs")}
+}
+
+func mountTracefs() (fd int, err error) {
 	context, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open tracefs: %w: mount it with `mount -t tracefs tracefs /sys/kernel/tracing`", err)
+		return -1, fmt.Errorf("tracefs is not mounted: open it: %w", err)
 	}
 	defer unix.Close(context)
 	if err := unix.FsconfigCreate(context); err != nil {
-		return nil, fmt.Errorf("create tracefs mount: %w", err)
+		return -1, fmt.Errorf("tracefs is not mounted: create a mount: %w", err)
 	}
 	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("mount tracefs: %w", err)
+		return -1, fmt.Errorf("tracefs is not mounted: mount it: %w", err)
 	}
-	return &tracefs{dir: "/proc/self/fd/" + strconv.Itoa(mount), private: os.NewFile(uintptr(mount), "tracefs")}, nil
+	return mount, nil
 }
 
 func (t *tracefs) Close() error {
@@ -56,6 +66,9 @@ func (t *tracefs) has(group, name string) bool {
 
 // id returns the number of a tracepoint, which perf_event_open(2) wants.
 func (t *tracefs) id(group, name string) (uint64, error) {
+	if t.refused != nil {
+		return 0, t.refused
+	}
 	text, err := os.ReadFile(filepath.Join(t.dir, "events", group, name, "id"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("%s/%s: %w", group, name, errNoPlace)
