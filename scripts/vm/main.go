@@ -65,7 +65,7 @@ func choose(name string) ([]kernel, error) {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
 	name := flags.String("kernel", "", "run on this kernel only")
-	only := flags.String("run", "", "run only tests that match this `regexp`; after a slash, subtests as go test -run has it")
+	only := flags.String("run", "", "run only tests that match this `regexp`, and subtests, as go test -run has it")
 	shell := flags.Bool("shell", false, "give a shell in the machine instead of running the tests")
 	rungs := flags.Bool("rungs", false, "print the table of the rungs that won in the last runs, and nothing else")
 	if err := flags.Parse(args); err != nil {

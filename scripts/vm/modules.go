@@ -78,7 +78,7 @@ func readModule(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// dependenciesOf reads the names from the module itself: packages do not have modules.dep, which is made on installation.
+// dependenciesOf reads the names from the module itself: packages have no modules.dep, which is made on installation.
 func dependenciesOf(image []byte) ([]string, error) {
 	file, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {

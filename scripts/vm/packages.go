@@ -48,7 +48,9 @@ func (p packages) userland(ctx context.Context, arch string) (string, error) {
 }
 
 // unpacked returns a folder of the cache, which is filled first where it is missing.
-func (p packages) unpacked(ctx context.Context, name string, download func(apt) error, suite, arch string) (string, error) {
+func (p packages) unpacked(
+	ctx context.Context, name string, download func(apt) error, suite, arch string,
+) (string, error) {
 	dir := filepath.Join(p.cache, name)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
