@@ -161,7 +161,7 @@ func TestTrial(t *testing.T) {
 		{"too many that follow", []event.Kind{open}, func(s *staged) {},
 			map[event.Kind]string{open: "untested its events cannot be followed: too many"}, 0},
 		{"a batch that cannot be read", []event.Kind{open}, func(s *staged) {
-			s.frames <- []byte("no zstd")
+			s.frames <- sender.Frame{Data: []byte("no zstd")}
 			s.end(0, open)
 		}, map[event.Kind]string{open: "untested read batch: "}, selfTestBound},
 	} {

@@ -84,16 +84,18 @@ static __always_inline void emit_dns(struct __sk_buff *skb, struct dns_record *r
 		count(r->header.kind, ring_full);
 		return;
 	}
-	if (len > max) {
-		len = max;
+	u64 n = len; // the verifier follows the bounds of 64 bits better
+	barrier_var(n);
+	if (n > max) {
+		n = max;
 		r->header.flags |= FLAG_PAYLOAD_CUT;
 	}
-	barrier_var(len);
-	if (len > max || len == 0)
-		len = 1;
-	r->payload_len = len;
+	barrier_var(n);
+	if (n == 0)
+		n = 1;
+	r->payload_len = n;
 	__builtin_memcpy(to, r, sizeof(*r));
-	if (bpf_skb_load_bytes(skb, at, (void *)(to + 1), len) != 0)
+	if (bpf_skb_load_bytes(skb, at, (void *)(to + 1), n) != 0)
 		to->payload_len = 0;
 	bpf_ringbuf_submit(to, wakeup());
 }
