@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -32,6 +33,7 @@ func (s *Source) attachAll() error {
 
 // attachWanted does so with those that were not tried yet. The caller holds s.mu.
 func (s *Source) attachWanted() {
+	defer s.objects.forget()
 	for i, l := range ladders() {
 		tried := slices.ContainsFunc(s.attached, func(a *attachment) bool { return a.number == i })
 		if tried || len(l.kinds) > 0 && !slices.ContainsFunc(l.kinds, s.cfg.wants) {
@@ -122,11 +124,21 @@ func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
 	return h.attach(s, program)
 }
 
+// closersAtOnce is how many are closed at one time: for each the kernel waits until nobody runs the program any more.
+const closersAtOnce = 32
+
 func closeAll(closers []io.Closer) error {
-	var errs []error
-	for _, c := range closers {
-		errs = append(errs, c.Close())
+	var closing sync.WaitGroup
+	slots := make(chan struct{}, closersAtOnce)
+	errs := make([]error, len(closers))
+	for i, c := range closers {
+		slots <- struct{}{}
+		closing.Go(func() {
+			errs[i] = c.Close()
+			<-slots
+		})
 	}
+	closing.Wait()
 	return errors.Join(errs...)
 }
 
@@ -136,6 +148,7 @@ func closeAll(closers []io.Closer) error {
 func (s *Source) NextRung(kind event.Kind, reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.objects.forget()
 	for _, a := range s.attached {
 		if !slices.Contains(a.kinds, kind) || len(a.closers) == 0 || s.detached {
 			continue

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -11,20 +12,22 @@ import (
 // dispatcher is a map of handlers and the programs that find the right one. They look at every system call, or every
 // operation of io_uring, of the host: they are attached only while there is a handler.
 type dispatcher struct {
-	table    string
-	finders  []hook
-	attached []io.Closer
-	handlers int
+	table   string
+	finders []hook
+
+	mu       sync.Mutex
+	attached []io.Closer // guarded by mu
+	handlers int         // guarded by mu
 }
 
 // compatDispatcher is for 32-bit system calls, by their numbers.
-func compatDispatcher() dispatcher {
-	return dispatcher{table: commonMapCompatCalls, finders: []hook{rawTracepoint(commonProgCompatExit)}}
+func compatDispatcher() *dispatcher {
+	return &dispatcher{table: commonMapCompatCalls, finders: []hook{rawTracepoint(commonProgCompatExit)}}
 }
 
 // uringDispatcher is for operations of io_uring, by their opcodes.
-func uringDispatcher() dispatcher {
-	return dispatcher{table: commonMapUringCalls, finders: []hook{
+func uringDispatcher() *dispatcher {
+	return &dispatcher{table: commonMapUringCalls, finders: []hook{
 		typedTracepoint(probe{handler: commonProgUringSubmit, function: uringSubmitted}),
 		typedTracepoint(probe{handler: commonProgUringComplete, function: "io_uring_complete"}),
 	}}
@@ -37,8 +40,9 @@ type dispatched struct {
 	number     uint32
 }
 
-// add is called with the source's lock held, as is Close of what it returns.
 func (d *dispatcher) add(s *Source, number uint32, program *ebpf.Program) (io.Closer, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.handlers == 0 {
 		if err := d.find(s); err != nil {
 			return nil, errors.Join(err, d.close())
@@ -55,6 +59,7 @@ func (d *dispatcher) add(s *Source, number uint32, program *ebpf.Program) (io.Cl
 	return &dispatched{dispatcher: d, source: s, number: number}, nil
 }
 
+// find attaches the programs. The caller holds d.mu.
 func (d *dispatcher) find(s *Source) error {
 	o, err := s.objects.open(object{"common", loadCommon})
 	if err != nil {
@@ -63,13 +68,14 @@ func (d *dispatcher) find(s *Source) error {
 	for _, h := range d.finders {
 		finder, err := s.attachHook(o, &h)
 		if err != nil {
-			return errors.Join(err, o.close())
+			return err
 		}
 		d.attached = append(d.attached, finder)
 	}
-	return o.close()
+	return nil
 }
 
+// close detaches them. The caller holds d.mu.
 func (d *dispatcher) close() error {
 	err := closeAll(d.attached)
 	d.attached = nil
@@ -79,7 +85,12 @@ func (d *dispatcher) close() error {
 // Close takes the handler out of the map.
 func (h *dispatched) Close() error {
 	d := h.dispatcher
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	err := h.source.objects.shared[d.table].Delete(h.number)
+	if err != nil {
+		err = fmt.Errorf("remove handler %d from %s: %w", h.number, d.table, err)
+	}
 	if d.handlers--; d.handlers == 0 {
 		err = errors.Join(err, d.close())
 	}

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -65,8 +66,8 @@ type Source struct {
 	objects *objects
 	reader  *ringbuf.Reader
 	tracefs *tracefs
-	compat  dispatcher
-	uring   dispatcher
+	compat  *dispatcher
+	uring   *dispatcher
 	// Those of the maps that Run and Counts read.
 	countersMap, throttlesMap *ebpf.Map
 
@@ -292,11 +293,13 @@ func (s *Source) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.detached = true
+	var closers []io.Closer
 	for _, a := range s.attached {
-		if err := closeAll(a.closers); err != nil {
-			s.cfg.Logger.Warn("program not detached", "error", err)
-		}
+		closers = append(closers, a.closers...)
 		a.closers = nil
+	}
+	if err := closeAll(closers); err != nil {
+		s.cfg.Logger.Warn("program not detached", "error", err)
 	}
 }
 

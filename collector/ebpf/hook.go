@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -117,14 +118,22 @@ func cgroup(program string, attach ebpf.AttachType) hook {
 	}}
 }
 
-// compatCall is a handler of a system call's 32-bit forms, where the kernel has those of a 64-bit one apart. The form
-// whose ids have 16 bits has that at its name's end.
-func compatCall(program, name string) []hook {
+// forms are the names of a system call's 32-bit forms. The one whose ids have 16 bits has that at its name's end; where
+// it has a handler of its own it is not among them.
+func (l *ladder) forms(name string) []string {
+	if slices.Contains(l.syscalls, name+"16") {
+		return []string{name}
+	}
+	return []string{name, name + "16"}
+}
+
+// compatCall is a handler of forms of a 32-bit system call, where the kernel has those of a 64-bit one apart.
+func compatCall(program string, forms []string) []hook {
 	if runtime.GOARCH != "amd64" {
 		return nil
 	}
 	var hooks []hook
-	for _, name := range []string{name, name + "16"} {
+	for _, name := range forms {
 		number, ok := compatNumbers[name]
 		if !ok {
 			continue
@@ -136,11 +145,15 @@ func compatCall(program, name string) []hook {
 }
 
 // syscallFunctions names the functions that handle a system call: that of 64-bit callers first.
-func syscallFunctions(name string) []string {
+func syscallFunctions(name string, forms []string) []string {
 	if runtime.GOARCH == "arm64" {
 		return []string{"__arm64_sys_" + name, "__arm64_compat_sys_" + name}
 	}
-	return []string{"__x64_sys_" + name, "__ia32_sys_" + name, "__ia32_compat_sys_" + name, "__ia32_sys_" + name + "16"}
+	functions := []string{"__x64_sys_" + name, "__ia32_compat_sys_" + name}
+	for _, form := range forms {
+		functions = append(functions, "__ia32_sys_"+form)
+	}
+	return functions
 }
 
 // there tells whether this kernel has a hook's place, as far as that can be told before it is attached.

@@ -238,7 +238,7 @@ func (l *ladder) rungs() []rung {
 		kprobe.hooks = append(kprobe.hooks, kernelProbe("kretprobe_", p))
 	}
 	for _, name := range l.syscalls {
-		for i, function := range syscallFunctions(name) {
+		for i, function := range syscallFunctions(name, l.forms(name)) {
 			p := probe{handler: name, function: function, optional: i > 0}
 			fentry.hooks = append(fentry.hooks, tracingCall(name, p))
 			kprobe.hooks = append(kprobe.hooks, oneOf(kernelProbe("kretprobe_", p)))
@@ -246,7 +246,7 @@ func (l *ladder) rungs() []rung {
 	}
 	for _, name := range append(l.syscalls, l.traced...) {
 		tracepoint.hooks = append(tracepoint.hooks, oneOf(syscallTracepoint("tracepoint_"+name, "sys_exit_"+name)))
-		tracepoint.hooks = append(tracepoint.hooks, compatCall("compat_"+name, name)...)
+		tracepoint.hooks = append(tracepoint.hooks, compatCall("compat_"+name, l.forms(name))...)
 	}
 	for _, op := range l.operations {
 		tracepoint.hooks = append(tracepoint.hooks, uringOperation(op))

@@ -18,6 +18,7 @@ type objects struct {
 	variables map[string]any
 	entries   map[string]uint32 // of the maps whose size depends on the host
 	shared    map[string]*ebpf.Map
+	opened    map[string]*openObject // until forget
 }
 
 // openObject is one of them, ready to have its programs loaded.
@@ -48,7 +49,7 @@ func openObjects(cfg Config) (*objects, error) {
 	}
 	slots := uint32(cpus) * (1 + claimed)
 	o := &objects{
-		kernel: kernel, types: types, shared: make(map[string]*ebpf.Map),
+		kernel: kernel, types: types, shared: make(map[string]*ebpf.Map), opened: make(map[string]*openObject),
 		variables: map[string]any{
 			commonVarSelfPid: uint32(os.Getpid()), commonVarCgroupSubsys: subsys,
 			commonVarCgroupHierarchy: int32(cfg.CgroupHierarchy), commonVarCpus: uint32(cpus),
@@ -122,8 +123,19 @@ func subsystem(kernel *btf.Spec, controller string) (int32, error) {
 	return 0, fmt.Errorf("kernel has no cgroup controller %q", controller)
 }
 
-// open reads an object and creates the maps that are not there yet.
+// open returns an object, whose maps it creates if they are not there yet.
 func (o *objects) open(file object) (*openObject, error) {
+	if opened := o.opened[file.name]; opened != nil {
+		return opened, nil
+	}
+	opened, err := o.read(file)
+	if err == nil {
+		o.opened[file.name] = opened
+	}
+	return opened, err
+}
+
+func (o *objects) read(file object) (*openObject, error) {
 	spec, err := file.load()
 	if err != nil {
 		return nil, fmt.Errorf("load %s programs: %w", file.name, err)
@@ -160,7 +172,9 @@ func (o *objects) open(file object) (*openObject, error) {
 
 // load makes what the object defines with the maps that are there already.
 func (o *openObject) load(programs map[string]*ebpf.ProgramSpec) (*ebpf.Collection, error) {
-	spec := o.spec.Copy()
+	onlyMaps := *o.spec
+	onlyMaps.Programs = nil
+	spec := onlyMaps.Copy()
 	spec.Programs = programs
 	there := make(map[string]*ebpf.Map)
 	for name := range spec.Maps {
@@ -193,16 +207,18 @@ func (o *openObject) program(h *hook) (*ebpf.Program, error) {
 	return program, nil
 }
 
-// close releases the descriptors of an object's own maps; its programs keep the maps.
-func (o *openObject) close() error {
-	var errs []error
-	for _, m := range o.constants {
-		errs = append(errs, m.Close())
+// forget releases what only loading needs: objects take far more memory than their programs, and these keep their maps.
+func (o *objects) forget() {
+	for _, opened := range o.opened {
+		for _, m := range opened.constants {
+			m.Close()
+		}
 	}
-	return errors.Join(errs...)
+	clear(o.opened)
 }
 
 func (o *objects) close() error {
+	o.forget()
 	var errs []error
 	for _, m := range o.shared {
 		errs = append(errs, m.Close())
