@@ -77,7 +77,7 @@ func actCalls(args []string) error {
 		defer end()
 		said.Child = child
 	}
-	if !what.Thread { // the first thread: see TestMain
+	if !what.Thread {
 		if err := what.make(&said); err != nil {
 			return err
 		}

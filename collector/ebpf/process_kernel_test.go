@@ -13,7 +13,7 @@ import (
 func TestSetID(t *testing.T) {
 	id := event.Some[uint32]
 	none := event.Some(^uint32(0))
-	for _, test := range []struct {
+	tests := []struct {
 		name  string
 		call  rawCall
 		at    place
@@ -53,17 +53,20 @@ func TestSetID(t *testing.T) {
 			event.SetID{Call: "setregid", GID: none, EGID: id(4005)}},
 		{"16-bit setresgid refused", compatible32(170, nums(1, 0xffff, 3)...), place{uid: 2001, gid: 2002}, unix.EPERM,
 			event.SetID{Call: "setresgid", GID: id(1), EGID: none, SGID: id(3)}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	}
+	forRungs(t, []event.Kind{event.ProcessSetID}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
 			if test.call.Compat && !hasCompatible {
-				return // the architecture has no such calls
+				continue
 			}
-			forRungs(t, []event.Kind{event.ProcessSetID}, func(t *testing.T, o *observer) {
+			t.Run(test.name, func(t *testing.T) {
 				tr, did, p := o.calls(t, test.at, calling{Calls: []rawCall{test.call}, Thread: true})
 				if did.Errnos[0] != test.errno && test.want.FSUID.IsZero() && test.want.FSGID.IsZero() {
 					t.Fatalf("the kernel said %v, want %v", did.Errnos[0], test.errno)
 				}
-				got := tr.only(t, event.ProcessSetID, func(e *event.Event) bool { return e.Process.PID == uint32(tr.pid) })
+				got := tr.only(t, event.ProcessSetID, func(e *event.Event) bool {
+					return e.SetID.Call == test.want.Call && (e.Process.UID == test.at.uid || test.call.Compat)
+				})
 				if test.call.Compat && test.errno == 0 && o.rung == rungTracepoint { // see event.SetID
 					p.UID, p.EUID, p.GID, p.EGID = got.Process.UID, got.Process.EUID, got.Process.GID, got.Process.EGID
 				}
@@ -71,8 +74,8 @@ func TestSetID(t *testing.T) {
 					Kind: event.ProcessSetID, Result: int32(test.errno), Process: p, SetID: &test.want,
 				}, got)
 			})
-		})
-	}
+		}
+	})
 }
 
 // targetOf is what an event must say of the child that the calls action started.
@@ -93,7 +96,7 @@ func targetOf(t *testing.T, tr traced, did called, at place) *event.Process {
 func TestPtrace(t *testing.T) {
 	child := callArg{Child: true}
 	numbers := map[bool]uintptr{false: unix.SYS_PTRACE, true: 26}
-	for _, test := range []struct {
+	tests := []struct {
 		name   string
 		args   []callArg
 		errno  unix.Errno
@@ -107,16 +110,17 @@ func TestPtrace(t *testing.T) {
 		{"no process", nums(unix.PTRACE_ATTACH, 0x3ffffff), unix.ESRCH, false,
 			event.Ptrace{Request: unix.PTRACE_ATTACH, PID: 0x3ffffff}},
 		{"trace me", nums(unix.PTRACE_TRACEME, 77), 0, false, event.Ptrace{Request: unix.PTRACE_TRACEME}},
-	} {
-		for _, at := range []place{onHost, inContainer} {
-			for compat, number := range numbers {
-				if compat && !hasCompatible {
-					continue
-				}
-				t.Run(fmt.Sprintf("%s, %s, compat %v", test.name, at.name, compat), func(t *testing.T) {
-					forRungs(t, []event.Kind{event.ProcessPtrace}, func(t *testing.T, o *observer) {
+	}
+	forRungs(t, []event.Kind{event.ProcessPtrace}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
+			for _, at := range []place{onHost, inContainer} {
+				for compat, number := range numbers {
+					if compat && !hasCompatible {
+						continue
+					}
+					t.Run(fmt.Sprintf("%s, %s, compat %v", test.name, at.name, compat), func(t *testing.T) {
 						tr, did, p := o.calls(t, at, calling{
-							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}}, Child: true,
+							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}}, Child: test.target, // a traced one would stop at its end
 						})
 						if did.Errnos[0] != test.errno {
 							t.Fatalf("the kernel said %v, want %v", did.Errnos[0], test.errno)
@@ -128,10 +132,10 @@ func TestPtrace(t *testing.T) {
 						}
 						tr.equal(t, want, tr.only(t, event.ProcessPtrace, nil))
 					})
-				})
+				}
 			}
 		}
-	}
+	})
 }
 
 // A target is found among many, whatever the depth of the tree that the kernel keeps them in.
@@ -158,7 +162,7 @@ func TestNamespace(t *testing.T) {
 		return native(unix.SYS_OPENAT, callArg{Value: uint64(cwd)}, str(path), callArg{})
 	}
 	zero := resultOf(0)
-	for _, test := range []struct {
+	tests := []struct {
 		name  string
 		calls []rawCall // the last is the one
 		at    place
@@ -192,13 +196,14 @@ func TestNamespace(t *testing.T) {
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
 		{"32-bit unshare", []rawCall{compatible32(310, nums(unix.CLONE_NEWIPC)...)}, onHost, 0,
 			event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWIPC}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	}
+	forRungs(t, []event.Kind{event.ProcessNamespace}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
 			last := len(test.calls) - 1
 			if test.calls[last].Compat && !hasCompatible {
-				return // the architecture has no such calls
+				continue
 			}
-			forRungs(t, []event.Kind{event.ProcessNamespace}, func(t *testing.T, o *observer) {
+			t.Run(test.name, func(t *testing.T) {
 				tr, did, p := o.calls(t, test.at, calling{Calls: test.calls, Thread: true, Child: true})
 				if did.Errnos[last] != test.errno {
 					t.Fatalf("the kernel said %v, want %v", did.Errnos[last], test.errno)
@@ -208,8 +213,8 @@ func TestNamespace(t *testing.T) {
 					Kind: event.ProcessNamespace, Result: int32(test.errno), Process: p, Namespace: &test.want,
 				}, got)
 			})
-		})
-	}
+		}
+	})
 }
 
 // A process that is made with namespaces of its own tells so; one that is made without does not, also when its parent
