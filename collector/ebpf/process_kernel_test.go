@@ -157,10 +157,6 @@ func TestTargetOfAnyPid(t *testing.T) {
 
 func TestNamespace(t *testing.T) {
 	inodeOf := func(kind string) uint64 { return inode(t, "/proc/self/ns/"+kind) }
-	open := func(path string) rawCall {
-		cwd := unix.AT_FDCWD
-		return native(unix.SYS_OPENAT, callArg{Value: uint64(cwd)}, str(path), callArg{})
-	}
 	zero := resultOf(0)
 	tests := []struct {
 		name  string
@@ -169,19 +165,19 @@ func TestNamespace(t *testing.T) {
 		errno unix.Errno
 		want  event.Namespace
 	}{
-		{"setns", []rawCall{open("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWUTS})},
+		{"setns", []rawCall{openAt("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWUTS})},
 			onHost, 0, event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
-		{"setns of any kind", []rawCall{open("/proc/self/ns/net"), native(unix.SYS_SETNS, zero, callArg{})}, onHost, 0,
+		{"setns of any kind", []rawCall{openAt("/proc/self/ns/net"), native(unix.SYS_SETNS, zero, callArg{})}, onHost, 0,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWNET, Inode: inodeOf("net")}},
-		{"setns in a container", []rawCall{open("/proc/self/ns/ipc"), native(unix.SYS_SETNS, zero, callArg{})},
+		{"setns in a container", []rawCall{openAt("/proc/self/ns/ipc"), native(unix.SYS_SETNS, zero, callArg{})},
 			inContainer, 0, event.Namespace{Call: "setns", Flags: unix.CLONE_NEWIPC, Inode: inodeOf("ipc")}},
-		{"setns refused", []rawCall{open("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{})},
+		{"setns refused", []rawCall{openAt("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{})},
 			place{uid: 2001, gid: 2002}, unix.EPERM,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
-		{"setns of another kind", []rawCall{open("/proc/self/ns/uts"),
+		{"setns of another kind", []rawCall{openAt("/proc/self/ns/uts"),
 			native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWNET})}, onHost, unix.EINVAL,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWNET, Inode: inodeOf("uts")}},
-		{"setns of no namespace", []rawCall{open("/dev/null"), native(unix.SYS_SETNS, zero, callArg{})}, onHost,
+		{"setns of no namespace", []rawCall{openAt("/dev/null"), native(unix.SYS_SETNS, zero, callArg{})}, onHost,
 			unix.EINVAL, event.Namespace{Call: "setns"}},
 		{"setns without descriptor", []rawCall{native(unix.SYS_SETNS, nums(-1, 0)...)}, onHost, unix.EBADF,
 			event.Namespace{Call: "setns"}},
@@ -192,7 +188,7 @@ func TestNamespace(t *testing.T) {
 			event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWUTS}},
 		{"unshare refused", []rawCall{native(unix.SYS_UNSHARE, nums(unix.CLONE_NEWNS)...)}, place{uid: 2001, gid: 2002},
 			unix.EPERM, event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWNS}},
-		{"32-bit setns", []rawCall{open("/proc/self/ns/uts"), compatible32(346, zero, callArg{})}, onHost, 0,
+		{"32-bit setns", []rawCall{openAt("/proc/self/ns/uts"), compatible32(346, zero, callArg{})}, onHost, 0,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
 		{"32-bit unshare", []rawCall{compatible32(310, nums(unix.CLONE_NEWIPC)...)}, onHost, 0,
 			event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWIPC}},
