@@ -2,11 +2,12 @@ package ebpf
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 func TestZZVerify(t *testing.T) {
@@ -15,33 +16,31 @@ func TestZZVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []object{{"common", loadCommon}, processObject, fileObject, netObject, dnsObject, memoryObject} {
-		oo, err := o.open(f)
+	done := map[string]bool{}
+	for _, l := range ladders() {
+		oo, err := o.open(l.object)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name := range oo.spec.Programs {
-			if os.Getenv("PROG") != "" && os.Getenv("PROG") != name {
-				continue
-			}
-			h := hook{program: name}
-			sp := oo.spec.Programs[name]
-			if sp.Type == ebpf.Tracing && sp.AttachType != ebpf.AttachTraceRawTp {
-				h.function = "do_filp_open"
-			}
-			if h.function != "" && os.Getenv("ALL") == "" {
-				continue
-			}
-			p, err := oo.program(&h)
-			var v *ebpf.VerifierError
-			if errors.As(err, &v) {
-				fmt.Printf("%s: %-25v\n", name, v)
-			} else if err != nil {
-				fmt.Println(name, err)
-			} else {
-				p.Close()
-				fmt.Println(name, "ok")
+		for _, r := range l.rungs() {
+			for _, h := range r.hooks {
+				if done[h.program+h.function] || h.there(o.kernel) != nil || !strings.Contains(h.program, os.Getenv("PROG")) {
+					continue
+				}
+				done[h.program+h.function] = true
+				p, err := oo.program(&h)
+				var v *ebpf.VerifierError
+				switch {
+				case errors.Is(err, unix.EPERM):
+				case errors.As(err, &v):
+					t.Errorf("%s %s: %-60v\n", h.program, h.function, v)
+				case err != nil:
+					t.Errorf("%s %s: %v", h.program, h.function, err)
+				default:
+					p.Close()
+				}
 			}
 		}
 	}
+	t.Log(len(done), "programs")
 }
