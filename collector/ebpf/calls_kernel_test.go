@@ -235,7 +235,8 @@ func (tr traced) only(t *testing.T, kind event.Kind, pick func(*event.Event) boo
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d events of %s, want 1", len(found), kind)
+		seen, _ := json.Marshal(tr.events) // to be read by people
+		t.Fatalf("%d events of %s, want 1 among %s", len(found), kind, seen)
 	}
 	return found[0]
 }
