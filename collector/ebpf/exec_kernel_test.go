@@ -383,7 +383,8 @@ func actOverlay(args []string) error {
 		return err
 	}
 	top, merged := filepath.Join(dir, "top"), filepath.Join(dir, "merged")
-	err = errors.Join(unix.Mount("tmpfs", top, "tmpfs", 0, ""), os.Mkdir(top+"/upper", 0o755), os.Mkdir(top+"/work", 0o755),
+	err = errors.Join(unix.Mount("tmpfs", top, "tmpfs", 0, ""),
+		os.Mkdir(top+"/upper", 0o755), os.Mkdir(top+"/work", 0o755),
 		unix.Mount("overlay", merged, "overlay", 0,
 			fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, top, top)))
 	if err != nil {
@@ -443,7 +444,8 @@ func TestExecFailed(t *testing.T) {
 			errno: unix.ENOEXEC, path: garbage, found: true},
 		{name: "execveat, flags", calls: []rawCall{native(unix.SYS_EXECVEAT, cwd, str("x"), argv, argv, callArg{Value: 1})},
 			errno: unix.EINVAL, path: "x", lost: true},
-		{name: "32-bit execve", calls: []rawCall{compatible32(11, str("none"), argv, argv)}, errno: unix.ENOENT, path: "none"},
+		{name: "32-bit execve", calls: []rawCall{compatible32(11, str("none"), argv, argv)}, errno: unix.ENOENT,
+			path: "none"},
 		{name: "32-bit execveat", calls: []rawCall{compatible32(358, cwd, str("none"), argv, argv, callArg{})},
 			errno: unix.ENOENT, path: "none"},
 	}

@@ -50,7 +50,8 @@ func TestRecord(t *testing.T) {
 		native(unix.SYS_MMAP, callArg{}, callArg{Value: 4096}, callArg{Value: readExec},
 			callArg{Value: unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, nums(-1)[0], callArg{}),
 		native(unix.SYS_MPROTECT, nums(0x1000, 4096, readExec)...),
-		native(unix.SYS_PROCESS_VM_READV, nums(1, 0, 0, 0, 0, 0)...), native(unix.SYS_PROCESS_VM_WRITEV, nums(1, 0, 0, 0, 0, 7)...),
+		native(unix.SYS_PROCESS_VM_READV, nums(1, 0, 0, 0, 0, 0)...),
+		native(unix.SYS_PROCESS_VM_WRITEV, nums(1, 0, 0, 0, 0, 7)...),
 		native(unix.SYS_MEMFD_CREATE, str("corpus"), callArg{}), native(unix.SYS_USERFAULTFD, nums(unix.O_CLOEXEC)...),
 		native(unix.SYS_EXECVE, str("/none/there"), callArg{}, callArg{}),
 	} {
