@@ -322,8 +322,8 @@ func TestMemfd(t *testing.T) {
 		errno unix.Errno
 		want  event.Memory
 	}{
-		{"named", native(unix.SYS_MEMFD_CREATE, str("memfd: x\n"), nums(unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING)[0]), onHost,
-			0, event.Memory{Name: "memfd: x\n", MemfdFlags: unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING}},
+		{"named", native(unix.SYS_MEMFD_CREATE, str("memfd: x\n"),
+			callArg{Value: unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING}), onHost, 0, event.Memory{Name: "memfd: x\n", MemfdFlags: unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING}},
 		{"without a name, in a container", native(unix.SYS_MEMFD_CREATE, str(""), callArg{}), inContainer, 0, event.Memory{}},
 		{"longest name", native(unix.SYS_MEMFD_CREATE, str(long), callArg{}), onHost, 0, event.Memory{Name: long}},
 		{"too long a name", native(unix.SYS_MEMFD_CREATE, str(long+"n"), callArg{}), onHost, unix.EINVAL,

@@ -120,7 +120,8 @@ func TestPtrace(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%s, %s, compat %v", test.name, at.name, compat), func(t *testing.T) {
 						tr, did, p := o.calls(t, at, calling{
-							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}}, Child: test.target, // a traced one would stop at its end
+							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}},
+							Child: test.target, // one that is traced itself would stop at a child's end
 						})
 						if did.Errnos[0] != test.errno {
 							t.Fatalf("the kernel said %v, want %v", did.Errnos[0], test.errno)
