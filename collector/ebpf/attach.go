@@ -87,8 +87,10 @@ func (s *Source) attachRung(o object, r *rung) (attached []io.Closer, err error)
 			attached = nil
 		}
 	}()
-	missing, places := errors.New("nothing to attach"), 0
+	missing := errors.New("nothing to attach")
+	var wanted, found [optional + 1]bool // by need
 	for _, h := range r.hooks {
+		wanted[h.need] = true
 		closer, err := s.attachHook(loaded, &h)
 		if errors.Is(err, errNoPlace) && h.need != required {
 			missing = err
@@ -97,12 +99,10 @@ func (s *Source) attachRung(o object, r *rung) (attached []io.Closer, err error)
 		if err != nil {
 			return attached, err
 		}
-		if h.need != optional {
-			places++
-		}
+		found[h.need] = true
 		attached = append(attached, closer)
 	}
-	if places == 0 {
+	if wanted[anyOf] && !found[anyOf] || !found[required] && !found[anyOf] {
 		return attached, missing
 	}
 	return attached, nil

@@ -22,13 +22,12 @@ type rawCall struct {
 	Args   []callArg `json:"args"`
 }
 
-// callArg is an integer; or else a string or integers whose address is meant, or what came before.
+// callArg is an integer; or else a string whose address is meant, or what came before.
 type callArg struct {
-	Value  uint64   `json:"value,omitempty"`
-	Text   *string  `json:"text,omitempty"`
-	Words  []uint64 `json:"words,omitempty"`
-	Result *int     `json:"result,omitempty"` // what the call of that index returned
-	Child  bool     `json:"child,omitempty"`  // the child's pid, as the caller sees it
+	Value  uint64  `json:"value,omitempty"`
+	Text   *string `json:"text,omitempty"`
+	Result *int    `json:"result,omitempty"` // what the call of that index returned, plus Value
+	Child  bool    `json:"child,omitempty"`  // the child's pid, as the caller sees it
 }
 
 // calling is what the calls action is to do.
@@ -43,6 +42,8 @@ type called struct {
 	Child   int          `json:"child"`
 	Results []int64      `json:"results"`
 	Errnos  []unix.Errno `json:"errnos"`
+
+	texts []*byte // that the calls were given, so that they stay where they are
 }
 
 func native(number uintptr, args ...callArg) rawCall { return rawCall{Number: number, Args: args} }
@@ -77,7 +78,7 @@ func actCalls(args []string) error {
 		defer end()
 		said.Child = child
 	}
-	if !what.Thread { // the first thread: see TestMain
+	if !what.Thread {
 		if err := what.make(&said); err != nil {
 			return err
 		}
@@ -151,20 +152,17 @@ func (what *calling) make(said *called) error {
 func (a *callArg) value(said *called, below *compatible) uintptr {
 	switch {
 	case a.Result != nil:
-		return uintptr(said.Results[*a.Result])
+		return uintptr(said.Results[*a.Result]) + uintptr(a.Value)
 	case a.Child:
 		return uintptr(said.Child)
 	case a.Text != nil && below != nil:
 		return uintptr(below.text(*a.Text))
 	case a.Text != nil:
-		return pointer(mustBytes(*a.Text))
-	case a.Words != nil:
-		return pointer(unsafe8(a.Words))
+		said.texts = append(said.texts, mustBytes(*a.Text))
+		return pointer(said.texts[len(said.texts)-1])
 	}
 	return uintptr(a.Value)
 }
-
-func unsafe8(words []uint64) *uint64 { return &slices.Clone(words)[0] }
 
 // place is where a test's process runs, and as whom.
 type place struct {
@@ -237,7 +235,8 @@ func (tr traced) only(t *testing.T, kind event.Kind, pick func(*event.Event) boo
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d events of %s, want 1", len(found), kind)
+		seen, _ := json.Marshal(tr.events) // to be read by people
+		t.Fatalf("%d events of %s, want 1 among %s", len(found), kind, seen)
 	}
 	return found[0]
 }

@@ -73,10 +73,10 @@ func (c *compatible) int80(number uint32, args ...uint32) (int, syscall.Errno) {
 	regs[0] = number
 	copy(regs[1:], args)
 	ret := c.call(&regs)
-	if ret < 0 {
+	if ret < 0 && ret > -4096 {
 		return -1, syscall.Errno(-ret)
 	}
-	return ret, 0
+	return int(uint32(ret)), 0
 }
 
 // compatCaller makes a change as a 32-bit program does.

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 		"calls": actCalls, "wait": actWait,
 		"change": actChange, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
 		"dns": actDNS, "dns-client": actDNSClient,
+		"overlay": actOverlay,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

@@ -161,8 +161,12 @@ func (h *hook) there(kernel *btf.Spec) error {
 	switch {
 	case h.function != "":
 		var f *btf.Func
-		if err := kernel.TypeByName(h.function, &f); err != nil {
+		err := kernel.TypeByName(h.function, &f)
+		if errors.Is(err, btf.ErrNotFound) {
 			return fmt.Errorf("%s: %w", h.function, errNoPlace)
+		}
+		if err != nil { // it is there, but the kernel describes it twice
+			return fmt.Errorf("%s: %w", h.function, err)
 		}
 	case h.tracepoint != "":
 		var t *btf.Typedef

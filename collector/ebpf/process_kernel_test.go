@@ -13,7 +13,7 @@ import (
 func TestSetID(t *testing.T) {
 	id := event.Some[uint32]
 	none := event.Some(^uint32(0))
-	for _, test := range []struct {
+	tests := []struct {
 		name  string
 		call  rawCall
 		at    place
@@ -53,17 +53,20 @@ func TestSetID(t *testing.T) {
 			event.SetID{Call: "setregid", GID: none, EGID: id(4005)}},
 		{"16-bit setresgid refused", compatible32(170, nums(1, 0xffff, 3)...), place{uid: 2001, gid: 2002}, unix.EPERM,
 			event.SetID{Call: "setresgid", GID: id(1), EGID: none, SGID: id(3)}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	}
+	forRungs(t, []event.Kind{event.ProcessSetID}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
 			if test.call.Compat && !hasCompatible {
-				return // the architecture has no such calls
+				continue
 			}
-			forRungs(t, []event.Kind{event.ProcessSetID}, func(t *testing.T, o *observer) {
+			t.Run(test.name, func(t *testing.T) {
 				tr, did, p := o.calls(t, test.at, calling{Calls: []rawCall{test.call}, Thread: true})
 				if did.Errnos[0] != test.errno && test.want.FSUID.IsZero() && test.want.FSGID.IsZero() {
 					t.Fatalf("the kernel said %v, want %v", did.Errnos[0], test.errno)
 				}
-				got := tr.only(t, event.ProcessSetID, func(e *event.Event) bool { return e.Process.PID == uint32(tr.pid) })
+				got := tr.only(t, event.ProcessSetID, func(e *event.Event) bool {
+					return e.SetID.Call == test.want.Call && (e.Process.UID == test.at.uid || test.call.Compat)
+				})
 				if test.call.Compat && test.errno == 0 && o.rung == rungTracepoint { // see event.SetID
 					p.UID, p.EUID, p.GID, p.EGID = got.Process.UID, got.Process.EUID, got.Process.GID, got.Process.EGID
 				}
@@ -71,8 +74,8 @@ func TestSetID(t *testing.T) {
 					Kind: event.ProcessSetID, Result: int32(test.errno), Process: p, SetID: &test.want,
 				}, got)
 			})
-		})
-	}
+		}
+	})
 }
 
 // targetOf is what an event must say of the child that the calls action started.
@@ -93,7 +96,7 @@ func targetOf(t *testing.T, tr traced, did called, at place) *event.Process {
 func TestPtrace(t *testing.T) {
 	child := callArg{Child: true}
 	numbers := map[bool]uintptr{false: unix.SYS_PTRACE, true: 26}
-	for _, test := range []struct {
+	tests := []struct {
 		name   string
 		args   []callArg
 		errno  unix.Errno
@@ -107,16 +110,18 @@ func TestPtrace(t *testing.T) {
 		{"no process", nums(unix.PTRACE_ATTACH, 0x3ffffff), unix.ESRCH, false,
 			event.Ptrace{Request: unix.PTRACE_ATTACH, PID: 0x3ffffff}},
 		{"trace me", nums(unix.PTRACE_TRACEME, 77), 0, false, event.Ptrace{Request: unix.PTRACE_TRACEME}},
-	} {
-		for _, at := range []place{onHost, inContainer} {
-			for compat, number := range numbers {
-				if compat && !hasCompatible {
-					continue
-				}
-				t.Run(fmt.Sprintf("%s, %s, compat %v", test.name, at.name, compat), func(t *testing.T) {
-					forRungs(t, []event.Kind{event.ProcessPtrace}, func(t *testing.T, o *observer) {
+	}
+	forRungs(t, []event.Kind{event.ProcessPtrace}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
+			for _, at := range []place{onHost, inContainer} {
+				for compat, number := range numbers {
+					if compat && !hasCompatible {
+						continue
+					}
+					t.Run(fmt.Sprintf("%s, %s, compat %v", test.name, at.name, compat), func(t *testing.T) {
 						tr, did, p := o.calls(t, at, calling{
-							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}}, Child: true,
+							Calls: []rawCall{{Number: number, Compat: compat, Args: test.args}},
+							Child: test.target, // one that is traced itself would stop at a child's end
 						})
 						if did.Errnos[0] != test.errno {
 							t.Fatalf("the kernel said %v, want %v", did.Errnos[0], test.errno)
@@ -128,10 +133,10 @@ func TestPtrace(t *testing.T) {
 						}
 						tr.equal(t, want, tr.only(t, event.ProcessPtrace, nil))
 					})
-				})
+				}
 			}
 		}
-	}
+	})
 }
 
 // A target is found among many, whatever the depth of the tree that the kernel keeps them in.
@@ -153,31 +158,27 @@ func TestTargetOfAnyPid(t *testing.T) {
 
 func TestNamespace(t *testing.T) {
 	inodeOf := func(kind string) uint64 { return inode(t, "/proc/self/ns/"+kind) }
-	open := func(path string) rawCall {
-		cwd := unix.AT_FDCWD
-		return native(unix.SYS_OPENAT, callArg{Value: uint64(cwd)}, str(path), callArg{})
-	}
 	zero := resultOf(0)
-	for _, test := range []struct {
+	tests := []struct {
 		name  string
 		calls []rawCall // the last is the one
 		at    place
 		errno unix.Errno
 		want  event.Namespace
 	}{
-		{"setns", []rawCall{open("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWUTS})},
+		{"setns", []rawCall{openAt("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWUTS})},
 			onHost, 0, event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
-		{"setns of any kind", []rawCall{open("/proc/self/ns/net"), native(unix.SYS_SETNS, zero, callArg{})}, onHost, 0,
+		{"setns of any kind", []rawCall{openAt("/proc/self/ns/net"), native(unix.SYS_SETNS, zero, callArg{})}, onHost, 0,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWNET, Inode: inodeOf("net")}},
-		{"setns in a container", []rawCall{open("/proc/self/ns/ipc"), native(unix.SYS_SETNS, zero, callArg{})},
+		{"setns in a container", []rawCall{openAt("/proc/self/ns/ipc"), native(unix.SYS_SETNS, zero, callArg{})},
 			inContainer, 0, event.Namespace{Call: "setns", Flags: unix.CLONE_NEWIPC, Inode: inodeOf("ipc")}},
-		{"setns refused", []rawCall{open("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{})},
+		{"setns refused", []rawCall{openAt("/proc/self/ns/uts"), native(unix.SYS_SETNS, zero, callArg{})},
 			place{uid: 2001, gid: 2002}, unix.EPERM,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
-		{"setns of another kind", []rawCall{open("/proc/self/ns/uts"),
+		{"setns of another kind", []rawCall{openAt("/proc/self/ns/uts"),
 			native(unix.SYS_SETNS, zero, callArg{Value: unix.CLONE_NEWNET})}, onHost, unix.EINVAL,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWNET, Inode: inodeOf("uts")}},
-		{"setns of no namespace", []rawCall{open("/dev/null"), native(unix.SYS_SETNS, zero, callArg{})}, onHost,
+		{"setns of no namespace", []rawCall{openAt("/dev/null"), native(unix.SYS_SETNS, zero, callArg{})}, onHost,
 			unix.EINVAL, event.Namespace{Call: "setns"}},
 		{"setns without descriptor", []rawCall{native(unix.SYS_SETNS, nums(-1, 0)...)}, onHost, unix.EBADF,
 			event.Namespace{Call: "setns"}},
@@ -188,17 +189,18 @@ func TestNamespace(t *testing.T) {
 			event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWUTS}},
 		{"unshare refused", []rawCall{native(unix.SYS_UNSHARE, nums(unix.CLONE_NEWNS)...)}, place{uid: 2001, gid: 2002},
 			unix.EPERM, event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWNS}},
-		{"32-bit setns", []rawCall{open("/proc/self/ns/uts"), compatible32(346, zero, callArg{})}, onHost, 0,
+		{"32-bit setns", []rawCall{openAt("/proc/self/ns/uts"), compatible32(346, zero, callArg{})}, onHost, 0,
 			event.Namespace{Call: "setns", Flags: unix.CLONE_NEWUTS, Inode: inodeOf("uts")}},
 		{"32-bit unshare", []rawCall{compatible32(310, nums(unix.CLONE_NEWIPC)...)}, onHost, 0,
 			event.Namespace{Call: "unshare", Flags: unix.CLONE_NEWIPC}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	}
+	forRungs(t, []event.Kind{event.ProcessNamespace}, func(t *testing.T, o *observer) {
+		for _, test := range tests {
 			last := len(test.calls) - 1
 			if test.calls[last].Compat && !hasCompatible {
-				return // the architecture has no such calls
+				continue
 			}
-			forRungs(t, []event.Kind{event.ProcessNamespace}, func(t *testing.T, o *observer) {
+			t.Run(test.name, func(t *testing.T) {
 				tr, did, p := o.calls(t, test.at, calling{Calls: test.calls, Thread: true, Child: true})
 				if did.Errnos[last] != test.errno {
 					t.Fatalf("the kernel said %v, want %v", did.Errnos[last], test.errno)
@@ -208,8 +210,8 @@ func TestNamespace(t *testing.T) {
 					Kind: event.ProcessNamespace, Result: int32(test.errno), Process: p, Namespace: &test.want,
 				}, got)
 			})
-		})
-	}
+		}
+	})
 }
 
 // A process that is made with namespaces of its own tells so; one that is made without does not, also when its parent

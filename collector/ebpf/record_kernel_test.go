@@ -44,6 +44,23 @@ func TestRecord(t *testing.T) {
 		echo x 2>/dev/null > /none/there
 		exit 3`, "sh", strings.Repeat("long ", 5000))
 	members := map[uint32]bool{runOf(t, shell): true}
+	for _, call := range []rawCall{
+		native(unix.SYS_SETUID, nums(4001)...), native(unix.SYS_SETRESGID, nums(-1, 4002, 4003)...),
+		native(unix.SYS_PTRACE, nums(unix.PTRACE_PEEKTEXT, 1)...), native(unix.SYS_UNSHARE, nums(unix.CLONE_NEWUTS)...),
+		native(unix.SYS_MMAP, callArg{}, callArg{Value: 4096}, callArg{Value: readExec},
+			callArg{Value: unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, nums(-1)[0], callArg{}),
+		native(unix.SYS_MPROTECT, nums(0x1000, 4096, readExec)...),
+		native(unix.SYS_PROCESS_VM_READV, nums(1, 0, 0, 0, 0, 0)...),
+		native(unix.SYS_PROCESS_VM_WRITEV, nums(1, 0, 0, 0, 0, 7)...),
+		native(unix.SYS_MEMFD_CREATE, str("corpus"), callArg{}), native(unix.SYS_USERFAULTFD, nums(unix.O_CLOEXEC)...),
+		native(unix.SYS_EXECVE, str("/none/there"), callArg{}, callArg{}),
+	} {
+		what, err := json.Marshal(calling{Calls: []rawCall{call}, Thread: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		members[runOf(t, action("calls", string(what)))] = true
+	}
 	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:127.0.0.1")
 	l := listen(t, "unix", "@corpus")
 	defer l.Close()

@@ -1,7 +1,9 @@
 package event
 
-// SetID holds the fields of process.setid: what the call asked for; of what is absent it says nothing. The event's
-// Process has the credentials from before.
+// SetID holds the fields of process.setid: what the call asked for, in the caller's user namespace and with all bits
+// set for what is to stay; of what is absent it says nothing. setfsuid(2) and setfsgid(2) never fail, also when they
+// change nothing. The event's Process has the credentials from before; but those from after when only the end of a call
+// that succeeded was told: by audit, and of a 32-bit caller on the rung "ebpf/tracepoint".
 type SetID struct {
 	Call  string           `json:"call"` // "setuid", "setresgid", …
 	UID   Optional[uint32] `json:"uid,omitzero"`
@@ -57,9 +59,10 @@ type Memory struct {
 	Length     uint64     `json:"length,omitempty"` // bytes
 	Protection Protection `json:"protection,omitempty"`
 	Flags      MapFlags   `json:"flags,omitempty"` // memory.map
-	// Region is what the memory is: "stack", "heap", "file" or "anonymous".
+	// Region is what the memory is: "stack", "heap", "file" or "anonymous"; of several, that at Address.
 	Region string `json:"region,omitempty"`
-	// Path, Device, Inode and UpperLayer are of the file that is mapped there; see File.
+	// Path, Device, Inode and UpperLayer are of the file that is mapped there; see File. memory.memfd has the Device and
+	// the Inode of what was made.
 	Path       string `json:"path,omitempty"`
 	Device     Device `json:"device,omitempty"`
 	Inode      uint64 `json:"inode,omitempty"`
@@ -74,7 +77,8 @@ type Memory struct {
 	MemfdFlags       MemfdFlags       `json:"memfd_flags,omitempty"`
 	UserfaultfdFlags UserfaultfdFlags `json:"userfaultfd_flags,omitempty"`
 
-	// Unverified says that Name was read from the caller's memory, which the caller may have changed meanwhile.
+	// Unverified says that Name was read from the caller's memory, or that the file is the one that the caller's
+	// descriptor stood for at the call's end: which the caller may have changed meanwhile.
 	Unverified bool   `json:"unverified,omitempty"`
 	Truncated  Fields `json:"truncated,omitempty"`
 }

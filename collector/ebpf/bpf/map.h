@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// memory.map: memory that is mapped to be run. Where kernel functions can be probed it is vm_mmap_pgoff, which all system
-// calls end in and an exec's own mappings too. Else it is the system calls' exits: the file is that of the mapping that
-// was made where the kernel can tell (Linux 5.17), or what the descriptor stands for by then.
+// memory.map: memory that is mapped to be run. Where kernel functions can be probed it is vm_mmap_pgoff, which all
+// system calls end in and an exec's own mappings too. Else it is the system calls' exits: the file is that of the
+// mapping that was made where the kernel can tell (Linux 5.17), or what the descriptor stands for by then.
 #pragma once
 
 #include "syscall.h"

@@ -2,8 +2,8 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// The process.* kinds and new cgroups. process.fork, process.exec and process.exit are from the scheduler's tracepoints:
-// no pointer of the caller's is trusted.
+// The process.* kinds and new cgroups. process.fork, process.exec and process.exit are from the scheduler's
+// tracepoints: no pointer of the caller's is trusted.
 
 #include "syscall.h"
 #include "failedexec.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// process.setid. What was asked for are integers, told at the system calls' exits. Who asked is remembered before: where
-// kernel functions can be probed, when the kernel has made the new credentials and does not use them yet; else at the
-// system calls' entries, but for 32-bit callers, who have none that are traced.
+// process.setid. What was asked for are integers, told at the system calls' exits. Who asked is remembered before:
+// where kernel functions can be probed, when the kernel has made the new credentials and does not use them yet; else at
+// the system calls' entries, but for 32-bit callers, who have none that are traced.
 #pragma once
 
 #include "draft.h"
