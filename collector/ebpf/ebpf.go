@@ -143,7 +143,7 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 		}
 		if now := time.Now(); !now.Before(nextLoss) {
 			nextLoss = now.Add(lossInterval)
-			if err := s.reportLoss(sink); err != nil {
+			if err := errors.Join(s.reportLoss(sink), s.emitRequests(maxRequest, sink)); err != nil {
 				return err
 			}
 		}
@@ -197,7 +197,7 @@ func (s *Source) finish(record *ringbuf.Record, sink collector.Sink) error {
 			return err
 		}
 	}
-	if err := s.reportLoss(sink); err != nil {
+	if err := errors.Join(s.reportLoss(sink), s.emitRequests(0, sink)); err != nil {
 		return err
 	}
 	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
