@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
-		"change": actChange, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
+		"change": actChange, "requests": actRequests, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
 		"dns": actDNS, "dns-client": actDNSClient,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
