@@ -49,7 +49,9 @@ func newCompatible() (*compatible, error) {
 	return c, nil
 }
 
-func (c *compatible) base() uint32 { return uint32(uintptr(unsafe.Pointer(unsafe.SliceData(c.memory)))) }
+func (c *compatible) base() uint32 {
+	return uint32(uintptr(unsafe.Pointer(unsafe.SliceData(c.memory))))
+}
 
 // put copies bytes below 4 GiB and returns where they are.
 func (c *compatible) put(data []byte) uint32 {

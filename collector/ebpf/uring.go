@@ -41,8 +41,8 @@ func uringOperation(op operation) hook {
 // maxRequest is how long the completion of a request is waited for.
 const maxRequest = 10 * time.Second
 
-// emitRequests emits what io_uring was asked for at least age ago and was not seen to do: with EINPROGRESS, as it may be
-// blocked, or done without its completion having been told of.
+// emitRequests emits what io_uring was asked for at least age ago and was not seen to do: with EINPROGRESS, as it may
+// be blocked, or done without its completion having been told of.
 func (s *Source) emitRequests(age time.Duration, sink collector.Sink) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {

@@ -3,6 +3,7 @@ package ebpf
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -58,9 +59,11 @@ func actRequests(args []string) error {
 		return err
 	}
 	if q.Stay {
-		_, err = os.Stdin.Read(make([]byte, 1))
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.close()
 }
 
 func requestsAction(t *testing.T, q requests) []string {
