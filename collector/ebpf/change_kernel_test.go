@@ -300,8 +300,8 @@ func changeTests(dir string) []changeTest {
 			event.File{Path: at("c"), Target: "../" + hostile}, false},
 		{"symlinkat", change{Call: "symlinkat", Old: b("/etc/shadow"), New: b("c"), NewAt: at("empty"), Subject: "/none"}, 0,
 			event.File{Path: at("empty/c"), Target: "/etc/shadow"}, false},
-		{"symlink, there already", change{Call: "symlinkat", Old: b("/etc/shadow"), New: b("b"), Subject: "/none"}, unix.EEXIST,
-			event.File{Path: "b", Target: "/etc/shadow"}, true},
+		{"symlink, there already", change{Call: "symlinkat", Old: b("/etc/shadow"), New: b("b"), Subject: "/none"},
+			unix.EEXIST, event.File{Path: "b", Target: "/etc/shadow"}, true},
 
 		{"unlink", change{Call: "unlink", Old: b("a")}, 0, event.File{Path: at("a")}, false},
 		{"unlinkat", change{Call: "unlinkat", Old: b("file"), OldAt: at("dir"), Subject: at("dir/file")}, 0,
@@ -583,7 +583,8 @@ func TestRenameRace(t *testing.T) {
 	})
 }
 
-// actRenameRace renames a file whose name another thread changes, and says which each was, "none" when it was not there.
+// actRenameRace renames a file whose name another thread changes, and says which each was, "none" when it was not
+// there.
 func actRenameRace(args []string) error {
 	dir := args[0]
 	if err := unix.Chdir(dir); err != nil {

@@ -249,6 +249,50 @@ func TestDecodeOpen(t *testing.T) {
 	}
 }
 
+func TestDecodeChange(t *testing.T) {
+	const at = commonTextFlagTEXT_AT
+	record := func(kind commonKind, errno int32, r commonFileRecord, path, target string) []byte {
+		r.Header = header(kind, 0)
+		r.Header.Result = errno
+		return encode(r, path+target)
+	}
+	relative, absolute := "x/y\x00b\x00a\x00", "/y\x00b\x00a\x00"
+	inRoot := "y\x00"
+	for name, test := range map[string]struct {
+		record []byte
+		want   event.File
+	}{
+		"rename": {record(commonKindFILE_RENAME, 0, commonFileRecord{
+			File: commonFileId{Inode: 5, Device: 6}, RenameFlags: 2,
+			Path: components("b\x00a\x00", 0), Target: components("c\x00a\x00", 0),
+		}, "b\x00a\x00", "c\x00a\x00"), event.File{Path: "/a/b", Target: "/a/c", Inode: 5, Device: 6, RenameFlags: 2}},
+		"relative": {record(commonKindFILE_UNLINK, 0, commonFileRecord{Path: chars(relative, at), Directory: 1}, relative, ""),
+			event.File{Path: "/a/b/x/y", Unverified: true, Directory: true}},
+		"other root": {record(commonKindFILE_UNLINK, 0, commonFileRecord{Path: chars(absolute, at)}, absolute, ""),
+			event.File{Path: "/a/b/y", Unverified: true}},
+		"in the root": {record(commonKindFILE_UNLINK, 0, commonFileRecord{Path: chars(inRoot, at)}, inRoot, ""),
+			event.File{Path: "/y", Unverified: true}},
+		"under way": {record(commonKindFILE_UNLINK, 115, commonFileRecord{Path: chars(relative, at)}, relative, ""),
+			event.File{Path: "/a/b/x/y", Unverified: true}},
+		"failed": {record(commonKindFILE_UNLINK, 2, commonFileRecord{Path: chars(relative, at)}, relative, ""),
+			event.File{Path: "x/y"}},
+		"failed, unverified": {record(commonKindFILE_LINK, 2, commonFileRecord{
+			Path: chars("x", 0), Target: chars(relative, at|commonTextFlagTEXT_UNVERIFIED),
+		}, "x", relative), event.File{Path: "x", Target: "x/y", Unverified: true}},
+		"chmod": {record(commonKindFILE_CHMOD, 0, commonFileRecord{Mode: 0o104755, Path: chars("x", 0)}, "x", ""),
+			event.File{Path: "x", Mode: event.Some[event.FileMode](0o4755)}},
+		"chown": {record(commonKindFILE_CHOWN, 0, commonFileRecord{Uid: ^uint32(0), Path: chars("x", 0)}, "x", ""),
+			event.File{Path: "x", GID: event.Some[uint32](0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			events := decodeAll(t, testDecoder(), test.record)
+			if diff := cmp.Diff(&test.want, events[0].File); len(events) != 1 || diff != "" {
+				t.Errorf("file (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // arm64 numbers four flags in its own way; events have one.
 func TestOpenFlagsOfArm64(t *testing.T) {
 	for _, test := range []struct {

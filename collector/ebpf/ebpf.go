@@ -153,7 +153,7 @@ func (s *Source) Run(ctx context.Context, sink collector.Sink) error {
 		}
 		if now := time.Now(); !now.Before(nextLoss) {
 			nextLoss = now.Add(lossInterval)
-			if err := s.reportLoss(sink); err != nil {
+			if err := errors.Join(s.reportLoss(sink), s.emitRequests(maxRequest, sink)); err != nil {
 				return err
 			}
 			if err := s.reportThrottle(now, sink); err != nil {
@@ -210,7 +210,7 @@ func (s *Source) finish(record *ringbuf.Record, sink collector.Sink) error {
 			return err
 		}
 	}
-	if err := s.reportLoss(sink); err != nil {
+	if err := errors.Join(s.reportLoss(sink), s.emitRequests(0, sink)); err != nil {
 		return err
 	}
 	if err := s.endThrottle(sink); err != nil {

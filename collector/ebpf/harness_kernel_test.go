@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		"mount": actMount, "mount-race": actMountRace, "load-bpf": actLoadBPF, "load-bpf-by-bpf": actLoadBPFByBPF,
 		"set-up-ring": actSetUpRing, "load-module": actLoadModule,
 		"calls": actCalls, "wait": actWait,
-		"change": actChange, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
+		"change": actChange, "requests": actRequests, "open-race": actOpenRace, "open-handle": actOpenHandle, "rename-race": actRenameRace,
 		"dns": actDNS, "dns-client": actDNSClient,
 		"overlay": actOverlay,
 	}

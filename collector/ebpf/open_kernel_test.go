@@ -106,7 +106,7 @@ func (o *opening) openRing(at int) (unix.Errno, error) {
 		s.Opcode, s.Length, s.Offset, s.OpFlags = opOpenat2, unix.SizeofOpenHow, uint64(pointer(how)), 0
 	}
 	result, err := r.submit(s, path, how)
-	return unix.Errno(max(-result, 0)), err
+	return unix.Errno(max(-result, 0)), errors.Join(err, r.close())
 }
 
 // open makes the very system call, as libraries choose another one.
@@ -357,7 +357,8 @@ func testOpenInterrupted(t *testing.T, o *observer) {
 	close(met)
 	signals.Wait()
 	last := interrupted[len(interrupted)-1]
-	if want := (event.File{Path: fifo, Flags: unix.O_WRONLY, Unverified: rungOf(t) == rungTracepoint}); *last.File != want {
+	want := event.File{Path: fifo, Flags: unix.O_WRONLY, Unverified: rungOf(t) == rungTracepoint}
+	if *last.File != want {
 		t.Errorf("interrupted: %+v, want %+v", *last.File, want)
 	}
 	reader, err := os.OpenFile(fifo, os.O_RDONLY, 0)

@@ -42,6 +42,8 @@ func TestRecord(t *testing.T) {
 		printf '#!/bin/sh\n' > script; chmod +x script; ./script 'a b'
 		LD_PRELOAD= LD_LIBRARY_PATH=/opt/lib /bin/true '' "$1"
 		echo x 2>/dev/null > /none/there
+		ln script link; ln -s ../none symlink; mv script "re
+named"; chmod 4711 link; chown 1:2 link; rm link; mkdir dir; rmdir dir; rm none 2>/dev/null
 		exit 3`, "sh", strings.Repeat("long ", 5000))
 	members := map[uint32]bool{runOf(t, shell): true}
 	for _, call := range []rawCall{

@@ -16,6 +16,7 @@ func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer
 	needKernel(t)
 	h := findHierarchy(t)
 	won := 0
+	var refused []string
 	for _, via := range []string{rungFentry, rungKprobe, rungTracepoint} {
 		rung := strings.TrimPrefix(via, "ebpf/")
 		t.Run(rung, func(t *testing.T) {
@@ -28,6 +29,7 @@ func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer
 			}
 			if kind, reason := off(s, kinds); reason != "" {
 				t.Logf("TASKGUARD-RUNG %s %s %s", kind, rung, reason)
+				refused = append(refused, reason)
 				if err := s.Close(); err != nil {
 					t.Error(err)
 				}
@@ -46,7 +48,7 @@ func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer
 		})
 	}
 	if won == 0 && lack(kinds) == "" {
-		t.Errorf("no rung for %v", kinds)
+		t.Errorf("no rung for %v: %s", kinds, strings.Join(refused, "; "))
 	}
 }
 

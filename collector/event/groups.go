@@ -23,14 +23,16 @@ type File struct {
 	UID         Optional[uint32]   `json:"uid,omitzero"`        // file.chown: the new owner, when it was to change
 	GID         Optional[uint32]   `json:"gid,omitzero"`        // file.chown: the new group, when it was to change
 	Directory   bool               `json:"directory,omitempty"` // file.unlink: of a directory, as rmdir(2)
-	// Device and Inode identify the file; absent when the attempt failed before the file was found.
+	// Device and Inode identify the file; absent when the attempt failed before the file was found, of file.symlink, and
+	// of what was not seen to be found, which is Unverified.
 	Device Device `json:"device,omitempty"`
 	Inode  uint64 `json:"inode,omitempty"`
 	// UpperLayer says that the file is in the upper layer of an overlay: it is not from the container's image, or has
 	// been changed since.
 	UpperLayer bool `json:"upper_layer,omitempty"`
-	// Unverified says that Path or Target was read from the caller's memory, which the caller may have changed
-	// meanwhile.
+	// Unverified says that Path or Target may not be what the kernel worked on: it was read from the caller's memory,
+	// which the caller may have changed meanwhile; or it is a name put behind the directory it is relative to, where
+	// links may lead elsewhere; or the file of a descriptor that another thread may have put there meanwhile.
 	Unverified   bool   `json:"unverified,omitempty"`
 	Truncated    Fields `json:"truncated,omitempty"`
 	PathLength   uint32 `json:"path_length,omitempty"`   // bytes, when Path was cut and its length is known

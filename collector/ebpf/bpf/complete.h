@@ -60,8 +60,8 @@ static __noinline int completed(struct io_kiocb *req)
 		size = PENDING_LARGE;
 	bpf_probe_read_kernel(s->bytes, size, waits);
 	s->used = size;
-	if (bpf_map_delete_elem(&uring_small, &key) != 0)
-		bpf_map_delete_elem(&uring_large, &key);
+	if (bpf_map_delete_elem(&uring_small, &key) != 0 && bpf_map_delete_elem(&uring_large, &key) != 0)
+		return 0; // user space was faster
 	struct header *h = (void *)s->bytes;
 	s32 result = BPF_CORE_READ(req, cqe.res);
 	u64 kind = h->kind;

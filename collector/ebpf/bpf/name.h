@@ -175,10 +175,11 @@ static __always_inline int unlinking(enum rung rung, struct filename *name, bool
 	return named(&c.path, name) ? hold(rung, &c) : 0;
 }
 
-static __always_inline int unlink_found(enum rung rung, const struct path *directory, struct dentry *dentry, bool is_dir)
+static __always_inline int unlink_found(enum rung rung, const struct path *parent, struct dentry *dentry,
+					bool directory)
 {
-	struct change c = {.kind = FILE_UNLINK, .directory = is_dir, .inode = BPF_CORE_READ(dentry, d_inode)};
-	place(&c.path, directory, dentry);
+	struct change c = {.kind = FILE_UNLINK, .directory = directory, .inode = BPF_CORE_READ(dentry, d_inode)};
+	place(&c.path, parent, dentry);
 	return hold(rung, &c);
 }
 

@@ -30,8 +30,26 @@ struct {
 	__type(value, u8[PENDING_LARGE]);
 } uring_large SEC(".maps");
 
-// submit has a record wait for the completion of its request. Of one whose completion may never be told, the result is
-// that it is under way. It counts the attempt when it is lost, and else leaves that to the completion.
+// under_way hands on a record whose request was used anew, and so was completed without being told of, as it is when
+// the caller takes no completions.
+static __always_inline void under_way(struct header *h, u32 max)
+{
+	if (!h)
+		return;
+	u64 kind = h->kind;
+	u32 size = h->size;
+	barrier_var(kind);
+	barrier_var(size);
+	if (kind >= KIND_COUNT || size > max)
+		return;
+	count(kind, attempted);
+	h->result = EINPROGRESS;
+	if (!throttled(kind, h->task.cgroup))
+		finish(h, size, kind);
+}
+
+// submit has a record wait for the completion of its request. The result of one that will be told of only if it fails
+// is that it is under way. Else the attempt is counted at the completion.
 static __noinline int submit(struct scratch *s, struct io_kiocb *req)
 {
 	if (!s)
@@ -41,6 +59,10 @@ static __noinline int submit(struct scratch *s, struct io_kiocb *req)
 	barrier_var(kind);
 	if (kind >= KIND_COUNT)
 		return 0;
+	under_way(bpf_map_lookup_elem(&uring_small, &key), PENDING_SMALL);
+	bpf_map_delete_elem(&uring_small, &key);
+	under_way(bpf_map_lookup_elem(&uring_large, &key), PENDING_LARGE);
+	bpf_map_delete_elem(&uring_large, &key);
 	if (BPF_CORE_READ(req, flags) & REQ_F_CQE_SKIP) {
 		count(kind, attempted);
 		h->result = EINPROGRESS;
@@ -49,6 +71,7 @@ static __noinline int submit(struct scratch *s, struct io_kiocb *req)
 		return 0;
 	}
 	h->size = s->used;
+	h->time = bpf_ktime_get_boot_ns(); // by which user space finds those that wait too long
 	long failed = s->used <= PENDING_SMALL ? bpf_map_update_elem(&uring_small, &key, s->bytes, BPF_ANY)
 					       : bpf_map_update_elem(&uring_large, &key, s->bytes, BPF_ANY);
 	if (failed) {
