@@ -293,7 +293,10 @@ static __always_inline bool throttled(u16 kind, u64 cgroup)
 		t->count = 0;
 	}
 	if (t->count * 8 >= limit * share(kind)) {
-		__sync_fetch_and_add(&t->dropped[kind], 1);
+		u64 index = kind;
+		barrier_var(index);
+		if (index < KIND_COUNT)
+			__sync_fetch_and_add(&t->dropped[index], 1);
 		count(kind, throttled);
 		return true;
 	}
