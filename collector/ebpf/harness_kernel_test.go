@@ -197,6 +197,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 // observer keeps everything that a source emits.
 type observer struct {
 	hierarchy hierarchy
+	source    *Source
 
 	mu     sync.Mutex
 	events []event.Event // copies
@@ -222,6 +223,7 @@ func observe(t *testing.T) *observer {
 // run has the source observed until the test ends, and closes it.
 func (o *observer) run(t *testing.T, s *Source) {
 	t.Helper()
+	o.source = s
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, o) }()

@@ -62,3 +62,4 @@ func (c *ia32Caller) call(name string, args ...uint64) int {
 
 func TestNetBy32Bit(t *testing.T)      { testNet(t, "ia32") }
 func TestNetBySocketcall(t *testing.T) { testNet(t, "socketcall") }
+func TestDupBy32Bit(t *testing.T)      { testDups(t, "ia32") }
