@@ -105,7 +105,7 @@ CALL(iouring_listen, NET_LISTEN, 2)
 {
 	if (!by_iouring())
 		return 0;
-	return listened(rung, BPF_CORE_READ((struct socket *)args[0], sk), args[1], ret, false);
+	return listened(rung, BPF_CORE_READ((struct socket *)args[0], sk), args[1], (int)ret, false);
 }
 
 static __always_inline bool connects(u16 family)
@@ -135,12 +135,12 @@ PROBE(socket_bind, struct socket *socket, struct sockaddr *address, int length)
 // The functions in which io_uring and the system calls meet, if the compiler did not put them into the latter.
 EXIT(connect_file, 4)
 {
-	return settle(NET_CONNECT, waiting(NET_CONNECT), ret);
+	return settle(NET_CONNECT, waiting(NET_CONNECT), (int)ret);
 }
 
 EXIT(bind_socket, 3)
 {
-	return settle(NET_BIND, waiting(NET_BIND), ret);
+	return settle(NET_BIND, waiting(NET_BIND), (int)ret);
 }
 
 // connect_exit records a connect by its exit.

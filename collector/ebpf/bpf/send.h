@@ -32,7 +32,7 @@ static __always_inline bool sendmsg_wants(unsigned long long *args)
 
 CALL(sendmsg, NET_SEND, 3)
 {
-	return sent(rung, (void *)args[0], (void *)args[1], ret);
+	return sent(rung, (void *)args[0], (void *)args[1], (int)ret);
 }
 
 static __always_inline bool sendmsg6_wants(unsigned long long *args)
@@ -48,7 +48,7 @@ CALL(sendmsg6, NET_SEND, 3)
 	bpf_probe_read_kernel(&family, sizeof(family), BPF_CORE_READ(msg, msg_name));
 	if (family != AF_INET6 || BPF_CORE_READ(msg, msg_namelen) < SIN6_LEN_RFC2133)
 		return 0;
-	return sent(rung, (void *)args[0], msg, ret);
+	return sent(rung, (void *)args[0], msg, (int)ret);
 }
 
 // Its last argument tells that it is for a message.
@@ -63,7 +63,7 @@ CALL(fastopen, NET_SEND, 5)
 		return 0;
 	struct sock *sk = BPF_CORE_READ((struct socket *)args[0], sk);
 	struct activity a = {
-		.kind = NET_SEND, .errno = errno_of(ret), .sk = sk, .address = args[1], .length = args[2],
+		.kind = NET_SEND, .errno = errno_of((int)ret), .sk = sk, .address = args[1], .length = args[2],
 	};
 	return record(rung, &a);
 }
