@@ -32,6 +32,7 @@ type dial struct {
 	Raw                    []byte // the address instead, in the kernel's form; empty for no readable one
 	Alone                  bool   // in a network namespace of its own
 	Thread                 bool   // not the first thread
+	Said                   bool   // the thread's id is said before
 }
 
 // dialled is what came of it.
@@ -62,6 +63,12 @@ func actConnect(args []string) error {
 	if err := unix.SetNonblock(fd, d.NonBlock); err != nil {
 		return err
 	}
+	if d.Said {
+		runtime.LockOSThread()
+		if err := say(unix.Gettid()); err != nil {
+			return err
+		}
+	}
 	var done dialled
 	if d.Thread {
 		onThread(func() { done.Errno = d.connect(fd) })
@@ -80,7 +87,7 @@ func (d dial) connect(fd int) unix.Errno {
 	}
 	if d.Raw == nil {
 		errno, _ := unix.Connect(fd, d.sockaddr()).(unix.Errno)
-		return errno
+		return errno // what a signal interrupted was made anew: Go's runtime has the kernel do so
 	}
 	var address uintptr
 	if len(d.Raw) > 0 {

@@ -1,5 +1,5 @@
 // Package ebpf turns what the kernel's tracepoints and cgroup hooks report into events: process.exec, process.fork,
-// process.exit, file.open, net.connect, dns.query and dns.response.
+// process.exit, process.dup, file.open, net.*, dns.query and dns.response.
 //
 // The programs are in bpf/, written for any kernel with BTF and ring buffers (5.8 and later); their compiled form is
 // committed. What may fail is tried, not guessed from a version: a kind whose programs the kernel refuses is off,
@@ -10,8 +10,9 @@
 // programs attempted is emitted or reported to the sink as lost with its cause. Nothing is recorded of the agent
 // itself. The programs allow everything they see, and all of them are gone when the source is closed.
 //
-// It does not see: opens and connects by io_uring, by TCP Fast Open, or by 32-bit programs on amd64; a DNS message over
-// TCP that does not begin in the same segment as its length.
+// It does not see: opens by io_uring or by 32-bit programs on amd64, on the tracepoint rung; what io_uring does with
+// sockets on that rung but for connects and sends to IPv4 and IPv6 addresses, which it tells of as begun (EINPROGRESS); a
+// DNS message over TCP that does not begin in the same segment as its length.
 //
 // It must not: attach to every system call, write to the caller's memory, wait for anybody but the kernel.
 package ebpf
@@ -47,8 +48,8 @@ type Config struct {
 	// number in /proc/cgroups; an empty controller is cgroup v2.
 	CgroupController string
 	CgroupHierarchy  int
-	// CgroupRoot is where cgroup v2 is mounted. Without one there are no dns.* events, and addresses of failed
-	// connects are unverified.
+	// CgroupRoot is where cgroup v2 is mounted. Without one there are no dns.* events, and on the tracepoint rung
+	// addresses of failed connects are unverified and there is no net.send.
 	CgroupRoot string
 	// Wall converts nanoseconds since boot.
 	Wall func(boot uint64) time.Time

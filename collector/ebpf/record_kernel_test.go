@@ -78,6 +78,16 @@ named"; chmod 4711 link; chown 1:2 link; rm link; mkdir dir; rmdir dir; rm none 
 		}
 		members[runOf(t, action("connect", string(what)))] = true
 	}
+	for _, test := range netTests(dir) {
+		cmd := action("net", "native", asJSON(t, test.steps))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		members[runOf(t, cmd)] = true
+	}
+	for _, test := range dupTests()[:4] {
+		cmd := action("net", "native", asJSON(t, append(dupSocket(unix.AF_INET, "127.0.0.1:7000"), test.steps...)))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		members[runOf(t, cmd)] = true
+	}
 	cgroup, _ := h.newCgroup(t)
 	what, err := json.Marshal(exchange{"tcp", "[::1]:53", true, [][]byte{
 		asked(7, "www.example.com.", dnsmessage.TypeA), asked(8, "x.example.", dnsmessage.TypeAAAA),

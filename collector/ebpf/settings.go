@@ -28,8 +28,9 @@ type Settings struct {
 	// Ignored are executables whose processes are not recorded but for their fork, exec and exit: by their paths on the
 	// host when the settings are applied, and known by device and inode from then on. At most MaxIgnored.
 	Ignored []string
-	// ConnectWindow is how long further connects of a process to the same address, with the same result, are left out
-	// after one that was recorded; and further datagrams. 0 is not at all.
+	// ConnectWindow is how long further connects of a process to the same address, with the same protocol and result,
+	// are left out after one that was recorded; and likewise what it sends. 0 is not at all: each datagram to an address
+	// that its socket is not connected to is an event.
 	ConnectWindow time.Duration
 	// Throttle is how many events a cgroup may make in a second. Those that matter less are left out before it is reached:
 	// file.* and fs.* at half of it, memory.* at five eighths, net.* at six, dns.* at seven. 0 is any number.

@@ -38,6 +38,12 @@ union address {
 
 #define UNIX_ADDRESS 2 // where the name begins
 
+// unreadable tells results that come before the kernel has the caller's address.
+static __always_inline bool unreadable(long ret, u64 address, u32 length)
+{
+	return ret == -EFAULT || !address || length > SOCKADDR_MAX;
+}
+
 static __always_inline long read_from(const bool user, void *to, u32 n, u64 from)
 {
 	return user ? bpf_probe_read_user(to, n, (void *)from) : bpf_probe_read_kernel(to, n, (void *)from);
@@ -160,7 +166,7 @@ static __noinline struct scratch *build(enum rung rung, struct activity *a)
 	struct task_struct *task = actor();
 	u16 kind = a->kind;
 	union address address = {};
-	if (kind >= KIND_COUNT || !wanted(kind, task) || (a->address && !read_address(&address, a)))
+	if (!wanted(kind, task) || (a->address && !read_address(&address, a)))
 		return 0;
 	struct scratch *s = get_scratch(rung, kind);
 	if (!s)

@@ -7,7 +7,7 @@
 // socket, or no readable address, are no attempts.
 #pragma once
 
-#include "copies.h"
+#include "send.h"
 
 #define SOCK_TYPE 0xf // the rest are flags
 
@@ -105,7 +105,7 @@ CALL(iouring_listen, NET_LISTEN, 2)
 {
 	if (!by_iouring())
 		return 0;
-	return listened(rung, BPF_CORE_READ((struct socket *)args[0], sk), args[1], ret, false);
+	return listened(rung, BPF_CORE_READ((struct socket *)args[0], sk), args[1], (int)ret, false);
 }
 
 static __always_inline bool connects(u16 family)
@@ -135,18 +135,12 @@ PROBE(socket_bind, struct socket *socket, struct sockaddr *address, int length)
 // The functions in which io_uring and the system calls meet, if the compiler did not put them into the latter.
 EXIT(connect_file, 4)
 {
-	return settle(NET_CONNECT, waiting(NET_CONNECT), ret);
+	return settle(NET_CONNECT, waiting(NET_CONNECT), (int)ret);
 }
 
 EXIT(bind_socket, 3)
 {
-	return settle(NET_BIND, waiting(NET_BIND), ret);
-}
-
-// unreadable tells results that come before the kernel has the caller's address.
-static __always_inline bool unreadable(long ret, u32 length)
-{
-	return ret == -EFAULT || length > SOCKADDR_MAX;
+	return settle(NET_BIND, waiting(NET_BIND), (int)ret);
 }
 
 // connect_exit records a connect by its exit.
@@ -164,7 +158,7 @@ static __always_inline int connect_exit(u32 fd, u64 address, u32 length, long re
 		return 0;
 	}
 	u16 family = family_of(sk);
-	if (!sk || !connects(family) || unreadable(ret, length))
+	if (!sk || !connects(family) || unreadable(ret, address, length))
 		return 0;
 	if (ret == 0 && family == AF_UNIX) {
 		// The peer of an accepted stream shares the listener's address.
@@ -191,7 +185,7 @@ SYSCALL(connect)
 static __always_inline int bind_exit(u32 fd, u64 address, u32 length, long ret)
 {
 	struct sock *sk = sock_of(fd);
-	if (!sk || !binds(family_of(sk)) || unreadable(ret, length))
+	if (!sk || !binds(family_of(sk)) || unreadable(ret, address, length))
 		return 0;
 	struct activity a = {.kind = NET_BIND, .errno = errno_of(ret), .sk = sk, .named = sk};
 	if (ret != 0) {
@@ -210,15 +204,20 @@ SYSCALL(bind)
 }
 
 // include/uapi/linux/net.h
-enum { SYS_SOCKET = 1, SYS_BIND = 2, SYS_CONNECT = 3, SYS_LISTEN = 4, SYS_ACCEPT = 5, SYS_ACCEPT4 = 18 };
+enum {
+	SYS_SOCKET = 1, SYS_BIND = 2, SYS_CONNECT = 3, SYS_LISTEN = 4, SYS_ACCEPT = 5, SYS_SENDTO = 11, SYS_SENDMSG = 16,
+	SYS_ACCEPT4 = 18, SYS_SENDMMSG = 20,
+};
 
 // socketcall is how 32-bit programs call all of these. The arguments are in the caller's memory: those that nothing
 // confirms are flagged.
 SYSCALL(socketcall)
 {
-	u32 args[3] = {};
-	if (bpf_probe_read_user(args, sizeof(args), (void *)arg(1)) != 0)
+	u32 args[6] = {};
+	u64 from = arg(1);
+	if (bpf_probe_read_user(args, 2 * sizeof(u32), (void *)from) != 0)
 		return 0;
+	bpf_probe_read_user(&args[2], sizeof(u32), (void *)from + 2 * sizeof(u32)); // of listen(2) it is none
 	switch ((u32)arg(0)) {
 	case SYS_SOCKET:
 		return socket_made(rung, args[0], args[1], args[2], made(ret), ret, true);
@@ -235,6 +234,13 @@ SYSCALL(socketcall)
 		if (rung == TRACEPOINT)
 			return bind_exit(args[0], args[1], args[2], ret);
 		return settle(NET_BIND, sock_of(args[0]), ret);
+	case SYS_SENDTO:
+		bpf_probe_read_user(&args[4], 2 * sizeof(u32), (void *)from + 4 * sizeof(u32));
+		return rung == TRACEPOINT ? sendto_exit(args[0], args[4], args[5], ret) : 0;
+	case SYS_SENDMSG:
+	case SYS_SENDMMSG:
+		if (rung == TRACEPOINT)
+			send_exit(args[0], ret);
 	}
 	return 0;
 }

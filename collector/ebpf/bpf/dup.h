@@ -84,7 +84,8 @@ static __always_inline bool dupfd_wants(unsigned long long *args)
 CALL(dupfd, PROCESS_DUP, 3)
 {
 	struct duped d = {
-		.call = CALL_FCNTL, .old_fd = arg(0), .new_fd = ret >= 0 ? ret : (s32)args[0], .errno = errno_of(ret),
+		.call = CALL_FCNTL, .old_fd = arg(0), .new_fd = (int)ret >= 0 ? ret : (s32)args[0],
+		.errno = errno_of((int)ret),
 		.sk = sock_in((void *)args[1]),
 	};
 	return duplicated(rung, &d);

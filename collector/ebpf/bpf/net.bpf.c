@@ -5,7 +5,6 @@
 // The net.* kinds, process.dup, and whose sockets DNS uses.
 
 #include "calls.h"
-#include "send.h"
 #include "dup.h"
 
 // These remember who uses a socket for DNS. They let pass what they see.

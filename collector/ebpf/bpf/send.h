@@ -32,7 +32,7 @@ static __always_inline bool sendmsg_wants(unsigned long long *args)
 
 CALL(sendmsg, NET_SEND, 3)
 {
-	return sent(rung, (void *)args[0], (void *)args[1], ret);
+	return sent(rung, (void *)args[0], (void *)args[1], (int)ret);
 }
 
 static __always_inline bool sendmsg6_wants(unsigned long long *args)
@@ -48,7 +48,7 @@ CALL(sendmsg6, NET_SEND, 3)
 	bpf_probe_read_kernel(&family, sizeof(family), BPF_CORE_READ(msg, msg_name));
 	if (family != AF_INET6 || BPF_CORE_READ(msg, msg_namelen) < SIN6_LEN_RFC2133)
 		return 0;
-	return sent(rung, (void *)args[0], msg, ret);
+	return sent(rung, (void *)args[0], msg, (int)ret);
 }
 
 // Its last argument tells that it is for a message.
@@ -63,45 +63,54 @@ CALL(fastopen, NET_SEND, 5)
 		return 0;
 	struct sock *sk = BPF_CORE_READ((struct socket *)args[0], sk);
 	struct activity a = {
-		.kind = NET_SEND, .errno = errno_of(ret), .sk = sk, .address = args[1], .length = args[2],
+		.kind = NET_SEND, .errno = errno_of((int)ret), .sk = sk, .address = args[1], .length = args[2],
 	};
 	return record(rung, &a);
 }
 
 // send_exit records what a system call sent last, if a hook saw an address.
-static __always_inline bool send_exit(long ret)
+static __always_inline bool send_exit(u32 fd, long ret)
 {
 	struct copy *copy = copied(NET_SEND);
 	if (!copy)
 		return false;
+	struct sock *sk = sock_of(fd);
+	if (copy->sk == (u64)sk) // TCP has chosen its port since
+		fill_local(&copy->socket, sk);
 	record_copy(TRACEPOINT, NET_SEND, copy, errno_of(ret));
 	drop_copy(NET_SEND);
 	return true;
 }
 
-TRACED(sendto)
+static __always_inline int sendto_exit(u32 fd, u64 address, u32 length, long ret)
 {
-	u64 address = arg(4);
-	if (send_exit(ret) || !address)
+	if (send_exit(fd, ret) || !address)
 		return 0;
-	struct sock *sk = sock_of(arg(0));
+	struct sock *sk = sock_of(fd);
 	u16 family = family_of(sk), protocol = BPF_CORE_READ(sk, sk_protocol);
-	if (!sk || (family != AF_INET && family != AF_INET6) || unreadable(ret, arg(5)))
+	if (!sk || (family != AF_INET && family != AF_INET6) || unreadable(ret, address, length))
 		return 0;
 	if (BPF_CORE_READ(sk, sk_type) != SOCK_RAW && protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6)
 		return 0;
 	struct activity a = {
-		.kind = NET_SEND, .errno = errno_of(ret), .sk = sk, .address = address, .length = arg(5), .user = true,
+		.kind = NET_SEND, .errno = errno_of(ret), .sk = sk, .address = address, .length = length, .user = true,
 	};
 	return record(TRACEPOINT, &a);
 }
 
+TRACED(sendto)
+{
+	return sendto_exit(arg(0), arg(4), arg(5), ret);
+}
+
 TRACED(sendmsg)
 {
-	return send_exit(ret);
+	send_exit(arg(0), ret);
+	return 0;
 }
 
 TRACED(sendmmsg)
 {
-	return send_exit(ret);
+	send_exit(arg(0), ret);
+	return 0;
 }

@@ -56,6 +56,15 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
+// number_at reads what may be a pointer or an errno: the verifier knows only the pointer, and lets nobody calculate with
+// one.
+static __always_inline long number_at(const unsigned long long *at)
+{
+	long n = 0;
+	bpf_probe_read_kernel(&n, sizeof(n), at);
+	return n;
+}
+
 // CALL defines a handler at the exit of a kernel function of nargs arguments, given the first five of them and what it
 // returned, as the programs fexit_NAME, kprobe_NAME and kretprobe_NAME. NAME_wants tells by the arguments whether
 // the exit is of interest; kind is what is lost when there is no room to remember them.
@@ -64,7 +73,7 @@ struct {
 	SEC("fexit")                                                                        \
 	int fexit_##name(unsigned long long *ctx)                                           \
 	{                                                                                   \
-		return name(FENTRY, ctx, ctx[nargs]);                                       \
+		return name(FENTRY, ctx, number_at(&ctx[nargs]));                           \
 	}                                                                                   \
 	SEC("kprobe")                                                                       \
 	int kprobe_##name(struct pt_regs *ctx)                                              \
