@@ -14,6 +14,7 @@ import (
 	"github.com/taskguard/taskguard/collector"
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/hash"
 	"github.com/taskguard/taskguard/collector/host"
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/sender"
@@ -56,6 +57,7 @@ type agent struct {
 	sources *sources
 	spool   *spool.Spool
 	sender  *sender.Sender
+	hasher  *hash.Hasher
 	recent  *recent
 }
 
@@ -87,7 +89,8 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	delivery.Go(func() { sendErr = a.sender.Run(sending) })
 	a.ready()
 
-	err = collector.Run(ctx, a.sources.all, a.table, a.sender)
+	err = collector.Run(ctx, a.sources.all, a.table, a.hasher)
+	a.hasher.Close()
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("every source has ended")
 	}
@@ -167,13 +170,17 @@ func (a *agent) openSender() error {
 		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
-			if err := a.state.sealed(a.sources.covered(until)); err != nil {
+			if err := a.state.sealed(a.hasher.Covered(a.sources.covered(until))); err != nil {
 				a.log.Debug("time of last batch not noted", "error", err)
 			}
 		},
 		Logger: a.log.With("component", "sender"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	a.hasher = hash.New(hash.Config{Sink: a.sender})
+	return nil
 }
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
@@ -252,6 +259,9 @@ func (a *agent) close() error {
 	var errs []error
 	if a.sources != nil {
 		errs = append(errs, a.sources.close())
+	}
+	if a.hasher != nil {
+		a.hasher.Close()
 	}
 	if a.state != nil {
 		errs = append(errs, a.state.close())

@@ -34,14 +34,14 @@ type Sink interface {
 
 // Config says what a Hasher may use. A zero field has the default given with it.
 type Config struct {
-	ProcRoot string        // /proc
-	MaxBytes int64         // 64 MiB: of a file
+	ProcRoot string // /proc
+	MaxBytes int64  // 64 MiB: of a file
 	// BytesPerSecond is how much is read, beyond MaxBytes at once: 16 MiB. Anybody can have a module refused.
 	BytesPerSecond int64
-	MaxHeld  int           // 64: events held back
-	MaxWait  time.Duration // 2 s: for how long
-	MaxCache int           // 256: digests remembered
-	Sink     Sink          // required
+	MaxHeld        int           // 64: events held back
+	MaxWait        time.Duration // 2 s: for how long
+	MaxCache       int           // 256: digests remembered
+	Sink           Sink          // required
 }
 
 // Stats counts files by what came of them, by HashState; "" is a digest.
@@ -92,7 +92,9 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Lost implements Sink.
-func (h *Hasher) Lost(kind event.Kind, stage, cause string, n uint64) { h.cfg.Sink.Lost(kind, stage, cause, n) }
+func (h *Hasher) Lost(kind event.Kind, stage, cause string, n uint64) {
+	h.cfg.Sink.Lost(kind, stage, cause, n)
+}
 
 // Emit takes an event on loan. One whose file is to be hashed is copied and goes on later, others go on at once.
 func (h *Hasher) Emit(e *event.Event) {
