@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
 		"dns": actDNS, "dns-client": actDNSClient,
 		"mount": actMount, "mount-race": actMountRace, "load-bpf": actLoadBPF, "load-bpf-by-bpf": actLoadBPFByBPF,
-		"set-up-ring": actSetUpRing, "load-module": actLoadModule,
+		"set-up-ring": actSetUpRing, "load-module": actLoadModule, "load-module-race": actLoadModuleRace,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
