@@ -102,7 +102,8 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 	delivery.Wait()
 	background.Wait()
 	l := a.sender.Ledger()
-	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost)
+	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost,
+		"hashes", a.hasher.Stats())
 	return errors.Join(err, sendErr, a.state.stop())
 }
 

@@ -10,7 +10,8 @@
 // programs attempted is emitted or reported to the sink as lost with its cause. Nothing is recorded of the agent
 // itself. The programs allow everything they see, and all of them are gone when the source is closed.
 //
-// It does not see: opens and connects by io_uring, by TCP Fast Open, or by 32-bit programs on amd64; a DNS message over
+// It does not see: what other programs load by a program of their own (BPF_PROG_TYPE_SYSCALL), where no kernel function
+// can be probed; opens and connects by io_uring, by TCP Fast Open, or by 32-bit programs on amd64; a DNS message over
 // TCP that does not begin in the same segment as its length.
 //
 // It must not: attach to every system call, write to the caller's memory, wait for anybody but the kernel.
