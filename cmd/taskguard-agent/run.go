@@ -16,6 +16,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/hash"
 	"github.com/taskguard/taskguard/collector/host"
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/sender"
@@ -63,6 +64,7 @@ type agent struct {
 	sender   *sender.Sender
 	recent   *recent
 	selfTest *selfTest
+	hasher   *hash.Hasher
 }
 
 // heartbeatInterval is how often the agent says that it is alive, and how its sources are.
@@ -98,7 +100,8 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloade
 	delivery.Go(func() { sendErr = a.sender.Run(sending) })
 	a.ready()
 
-	err = a.sources.run(ctx, a.table, a.sender)
+	err = a.sources.run(ctx, a.table, a.hasher)
+	a.hasher.Close()
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("every source has ended")
 	}
@@ -110,7 +113,8 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloade
 	delivery.Wait()
 	background.Wait()
 	l := a.sender.Ledger()
-	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost)
+	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost,
+		"hashes", a.hasher.Stats())
 	return errors.Join(err, sendErr, a.state.stop())
 }
 
@@ -189,13 +193,17 @@ func (a *agent) openSender() error {
 		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
-			if err := a.state.sealed(a.sources.covered(until)); err != nil {
+			if err := a.state.sealed(a.hasher.Covered(a.sources.covered(until))); err != nil {
 				a.log.Debug("time of last batch not noted", "error", err)
 			}
 		},
 		Logger: a.log.With("component", "sender"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	a.hasher = hash.New(hash.Config{Sink: a.sender})
+	return nil
 }
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
@@ -280,6 +288,9 @@ func (a *agent) close() error {
 	var errs []error
 	if a.sources != nil {
 		errs = append(errs, a.sources.close())
+	}
+	if a.hasher != nil {
+		a.hasher.Close()
 	}
 	if a.state != nil {
 		errs = append(errs, a.state.close())

@@ -431,6 +431,15 @@ func sizeOf(e *event.Event) (n int) {
 	if e.DNS != nil {
 		n += len(e.DNS.Payload)
 	}
+	if e.FS != nil {
+		n += len(e.FS.Source) + len(e.FS.Target) + len(e.FS.Type)
+	}
+	if e.Module != nil {
+		n += len(e.Module.Path) + len(e.Module.Name)
+	}
+	if e.BPF != nil {
+		n += len(e.BPF.Name)
+	}
 	return n
 }
 

@@ -22,7 +22,7 @@ var socketCalls = map[string]uint32{
 	"socket": 1, "bind": 2, "connect": 3, "listen": 4, "accept": 5, "sendto": 11, "sendmsg": 16, "accept4": 18, "sendmmsg": 20,
 }
 
-func compatCaller(way string) (caller, error) {
+func compatCaller(way string) (wayToCall, error) {
 	c, err := newCompatible()
 	switch {
 	case err != nil:

@@ -5,4 +5,4 @@ import "fmt"
 // oldNetCalls are those that only old architectures have.
 var oldNetCalls map[string]uintptr
 
-func compatCaller(way string) (caller, error) { return nil, fmt.Errorf("no way %q", way) }
+func compatCaller(way string) (wayToCall, error) { return nil, fmt.Errorf("no way %q", way) }

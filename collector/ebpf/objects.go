@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
@@ -152,6 +154,11 @@ func (o *objects) read(file object) (*openObject, error) {
 			m.MaxEntries = n
 		}
 	}
+	if !o.callbacks() {
+		for _, program := range spec.Programs {
+			dropCallbacks(program.Instructions)
+		}
+	}
 	opened := &openObject{objects: o, spec: spec, constants: make(map[string]*ebpf.Map)}
 	created, err := opened.load(nil)
 	if err != nil {
@@ -168,6 +175,26 @@ func (o *objects) read(file object) (*openObject, error) {
 		}
 	}
 	return opened, err
+}
+
+// callbacks tells whether this kernel has bpf_loop, and so lets programs name functions.
+func (o *objects) callbacks() bool {
+	var helpers *btf.Enum
+	if err := o.kernel.TypeByName("bpf_func_id", &helpers); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == "BPF_FUNC_loop" })
+}
+
+// dropCallbacks replaces functions' addresses by zero: they are used in code that is not reached on a kernel without
+// callbacks, but refused all the same.
+func dropCallbacks(instructions asm.Instructions) {
+	for i := range instructions {
+		if ins := &instructions[i]; ins.IsLoadOfFunctionPointer() {
+			ins.Src, ins.Constant = asm.R0, 0
+			*ins = ins.WithReference("")
+		}
+	}
 }
 
 // load makes what the object defines with the maps that are there already.

@@ -88,6 +88,9 @@ named"; chmod 4711 link; chown 1:2 link; rm link; mkdir dir; rmdir dir; rm none 
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 		members[runOf(t, cmd)] = true
 	}
+	for _, cmd := range systemActions(t) {
+		members[runOf(t, cmd)] = true
+	}
 	cgroup, _ := h.newCgroup(t)
 	what, err := json.Marshal(exchange{"tcp", "[::1]:53", true, [][]byte{
 		asked(7, "www.example.com.", dnsmessage.TypeA), asked(8, "x.example.", dnsmessage.TypeAAAA),
@@ -105,7 +108,7 @@ named"; chmod 4711 link; chown 1:2 link; rm link; mkdir dir; rmdir dir; rm none 
 		seen[r.Kind] = true
 	}
 	for kind := commonKindPROCESS_EXEC; kind < commonKindEVENT_KINDS; kind++ {
-		if !seen[event.Kind(kind).String()] {
+		if !seen[event.Kind(kind).String()] && lack([]event.Kind{event.Kind(kind)}) == "" {
 			t.Errorf("no record of %s", event.Kind(kind))
 		}
 	}

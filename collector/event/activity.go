@@ -96,7 +96,10 @@ type Module struct {
 	SHA256     string      `json:"sha256,omitempty"` // of the file, hexadecimal
 	// HashState says why there is no SHA256: "too_large", "vanished", "changed", "rate_limited" or "error".
 	HashState string `json:"hash_state,omitempty"`
-	Truncated Fields `json:"truncated,omitempty"`
+	// Unverified says that the file is the one behind the descriptor when the call ended, which another thread may have
+	// changed meanwhile.
+	Unverified bool   `json:"unverified,omitempty"`
+	Truncated  Fields `json:"truncated,omitempty"`
 }
 
 // BPF holds the fields of bpf.load.

@@ -78,6 +78,8 @@ static __noinline int module_loaded(enum rung rung, struct loading *l)
 		if (upper(inode))
 			flag(s, FLAG_UPPER);
 		append_file_path(s, &r->path, file);
+		if (!l->waits)
+			flag(s, FLAG_UNVERIFIED); // the descriptor may be another one by now
 	}
 	if (l->waits) {
 		keep(rung, s, pending_large, MODULE_LOAD);

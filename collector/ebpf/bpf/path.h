@@ -29,7 +29,7 @@ struct walk {
 //
 // Where the walk is, is kept in the scratch and not in registers, as is how far the record got: what comes from memory
 // looks the same to the verifier in every round, so that it need not look at each way through each round.
-static long step(u32 i, struct walk *w)
+static __noinline long step(u32 i, struct walk *w)
 {
 	struct scratch *s = w->s;
 	struct text *text = w->text;
