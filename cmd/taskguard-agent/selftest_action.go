@@ -175,7 +175,7 @@ func again(what string) *exec.Cmd {
 	return cmd
 }
 
-// withChild does something to a child that waits.
+// withChild does something to a child that waits, which is killed then: one that is traced would not see its input end.
 func withChild(do func(pid int) error) error {
 	cmd := again(actWait)
 	in, err := cmd.StdinPipe()
@@ -185,8 +185,9 @@ func withChild(do func(pid int) error) error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, in.Close())
 	}
-	err = do(cmd.Process.Pid)
-	return errors.Join(err, in.Close(), cmd.Wait())
+	err = errors.Join(do(cmd.Process.Pid), cmd.Process.Kill(), in.Close())
+	_ = cmd.Wait() // it was killed
+	return err
 }
 
 // copyNothing reads or writes a byte at an address where a process has nothing.
