@@ -21,7 +21,9 @@ func TestKindTable(t *testing.T) {
 	table.Sources["module.load"] = sourceStatus{
 		Via: "ebpf/kprobe", Healthy: true, SelfTest: &verdict{Result: unsupported, Reason: "this kernel does not have it"},
 	}
-	table.Sources["net.send"] = sourceStatus{Via: "ebpf/kprobe", Reason: "self-test: no \x1b[31mevent", SelfTest: &verdict{Result: failed}}
+	table.Sources["net.send"] = sourceStatus{
+		Via: "ebpf/kprobe", Reason: "self-test: no \x1b[31mevent", SelfTest: &verdict{Result: failed},
+	}
 	table.Sources["dns.query"] = sourceStatus{Via: "ebpf/cgroup", Healthy: true}
 	for _, kind := range []string{"memory.map", "memory.protect", "memory.vm_read", "memory.vm_write"} {
 		table.Sources[kind] = sourceStatus{Via: "off", Reason: "lockdown"}

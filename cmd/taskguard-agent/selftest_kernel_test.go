@@ -86,8 +86,8 @@ func hostState(t *testing.T) (mounts, names string) {
 	return string(text), strings.Join(found, " ")
 }
 
-// The whole way: what the child does is in a sealed batch, for every kind that this kernel lets be observed; and nothing
-// is left behind.
+// The whole way: what the child does is in a sealed batch, for every kind that this kernel lets be observed; and
+// nothing is left behind.
 func TestSelfTestOfThisHost(t *testing.T) {
 	needRoot(t)
 	hierarchy, err := container.FindHierarchy("/proc")
@@ -157,7 +157,8 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// A source that delivers nothing is found out: here, as the settings leave out what the child does without its knowledge.
+// A source that delivers nothing is found out: here, as the settings leave out what the child does without its
+// knowledge.
 func TestSelfTestFindsSilence(t *testing.T) {
 	needRoot(t)
 	hierarchy, err := container.FindHierarchy("/proc")
