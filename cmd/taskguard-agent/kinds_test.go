@@ -31,7 +31,9 @@ func TestKindTable(t *testing.T) {
 	const long = "fentry: not permitted; kprobe: not in this kernel, whatever it is called"
 	for _, kind := range []string{"file.rename", "file.link"} {
 		table.Kinds[kind] = kindStatus{Observed: 4}
-		table.Sources[kind] = sourceStatus{Via: "ebpf/kprobe", Healthy: true, Reason: long, SelfTest: &verdict{Result: passed}}
+		table.Sources[kind] = sourceStatus{
+			Via: "ebpf/kprobe", Healthy: true, Reason: long, SelfTest: &verdict{Result: passed},
+		}
 	}
 	var out strings.Builder
 	if err := table.print(&out, false); err != nil {
