@@ -24,9 +24,9 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration and what this host lets the agent do, without starting it",
-		Long: "Check reads the configuration, attaches every source for a moment, does what makes an event of every kind and\n" +
-			"looks for it in a batch that nobody gets, asks the container engine and the endpoint, and says for each what\n" +
-			"works and what to do about what does not. It changes nothing.",
+		Long: "Check reads the configuration, attaches every source for a moment, does what makes an event of every\n" +
+			"kind and looks for it in a batch that nobody gets, asks the container engine and the endpoint, and says\n" +
+			"for each what works and what to do about what does not. It changes nothing.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load()

@@ -20,8 +20,8 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// config is the agent's configuration: packaging/agent.yaml describes every field. Those that a reload cannot change have
-// their key with them.
+// config is the agent's configuration: packaging/agent.yaml describes every field. Those that a reload cannot change
+// have their key with them.
 type config struct {
 	EndpointURL        string `key:"endpoint.url"`
 	EndpointCAFile     string `key:"endpoint.ca_file"`
@@ -68,7 +68,8 @@ func settings() []setting {
 			c.EndpointURL = v
 			return v == "" || err == nil && u.Scheme == "https" && u.Host != "" && u.RawQuery == "" && u.User == nil
 		}},
-		{key: "endpoint.ca_file", want: "an absolute path, or nothing", set: path(func(c *config) *string { return &c.EndpointCAFile }, true)},
+		{key: "endpoint.ca_file", want: "an absolute path, or nothing",
+			set: path(func(c *config) *string { return &c.EndpointCAFile }, true)},
 		{key: "endpoint.server_name", want: "a host name, or nothing", set: func(c *config, v string) bool {
 			c.EndpointServerName = v
 			return !strings.ContainsAny(v, "/: ")
@@ -77,14 +78,16 @@ func settings() []setting {
 		{key: "socket", want: "an absolute path", set: path(func(c *config) *string { return &c.Socket }, false)},
 		{key: "sources.ebpf", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.EBPF })},
 		{key: "sources.audit", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.Audit })},
-		{key: "docker.socket", want: "an absolute path, or nothing", set: path(func(c *config) *string { return &c.DockerSocket }, true)},
+		{key: "docker.socket", want: "an absolute path, or nothing",
+			set: path(func(c *config) *string { return &c.DockerSocket }, true)},
 		{key: "host.imds", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.IMDS })},
 		{key: "spool.max_bytes", want: "a size of 1MiB or more, such as 256MiB", set: func(c *config, v string) bool {
 			n, err := parseBytes(v)
 			c.SpoolMaxBytes = n
 			return err == nil && n >= 1<<20
 		}},
-		list("events.off", "a kind such as file.open, once", len(observable()), func(c *config) *[]event.Kind { return &c.Events.Off },
+		list("events.off", "a kind such as file.open, once", len(observable()),
+			func(c *config) *[]event.Kind { return &c.Events.Off },
 			func(v string) (event.Kind, bool) {
 				kind, err := event.ParseKind(v)
 				return kind, err == nil && slices.Contains(observable(), kind)
@@ -93,8 +96,8 @@ func settings() []setting {
 			c.Events.OpenAll = v == "true"
 			return v == "true" || v == "false"
 		}},
-		list("events.watched_paths", fmt.Sprintf("an absolute path of at most %d bytes, once", ebpf.MaxWatchedBytes), ebpf.MaxWatched,
-			func(c *config) *[]string { return &c.Events.Watched },
+		list("events.watched_paths", fmt.Sprintf("an absolute path of at most %d bytes, once", ebpf.MaxWatchedBytes),
+			ebpf.MaxWatched, func(c *config) *[]string { return &c.Events.Watched },
 			func(v string) (string, bool) { return v, filepath.IsAbs(v) && len(v) <= ebpf.MaxWatchedBytes }),
 		list("events.ignored_executables", "an absolute path, once", ebpf.MaxIgnored,
 			func(c *config) *[]string { return &c.Events.Ignored },

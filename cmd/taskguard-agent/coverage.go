@@ -130,8 +130,8 @@ func stateByKind(source interface{ State() []event.SourceState }) map[event.Kind
 	return states
 }
 
-// next has a kind observed by the next rung of eBPF's ladder, or else by audit. When it is observed by audit already, or
-// audit cannot tell of it, there is no further way; then it is left to eBPF, if that has programs for it.
+// next has a kind observed by the next rung of eBPF's ladder, or else by audit. When it is observed by audit already,
+// or audit cannot tell of it, there is no further way; then it is left to eBPF, if that has programs for it.
 func (c *coverage) next(kind event.Kind, reason string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,7 +184,8 @@ func (c *coverage) observed() []event.Kind {
 	return kinds
 }
 
-// states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it is healthy.
+// states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it is
+// healthy.
 func (c *coverage) states() []event.SourceState {
 	c.mu.Lock()
 	defer c.mu.Unlock()

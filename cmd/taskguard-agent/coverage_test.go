@@ -72,11 +72,13 @@ func (a *fakeAudit) SetKinds(kinds []event.Kind) error {
 	return a.refuse
 }
 
-// covering returns a coverage of three kinds: one with three rungs, one that eBPF refuses, and one that audit cannot tell of.
+// covering returns a coverage of three kinds: one with three rungs, one that eBPF refuses, and one that audit cannot
+// tell of.
 func covering(t *testing.T) (*coverage, *fakeKernel, *fakeAudit) {
 	t.Helper()
 	kernel := &fakeKernel{on: map[event.Kind]int{}, ladders: map[event.Kind][]string{
-		event.FileOpen: {"ebpf/fentry", "ebpf/kprobe", "ebpf/tracepoint"}, event.NetConnect: {}, event.DNSQuery: {"ebpf/cgroup"},
+		event.FileOpen: {"ebpf/fentry", "ebpf/kprobe", "ebpf/tracepoint"}, event.NetConnect: {},
+		event.DNSQuery: {"ebpf/cgroup"},
 	}}
 	audit := &fakeAudit{}
 	c := newCoverage(ebpf.Settings{})

@@ -55,36 +55,60 @@ func (t *kindTable) print(out io.Writer, color bool) error {
 			shared[say] = append(shared[say], kind)
 		}
 	}
+	rows := slices.DeleteFunc(t.names(), func(kind string) bool {
+		source := t.Sources[kind]
+		return t.Kinds[kind] == (kindStatus{}) && (source.Healthy || len(shared[source.say(color)]) >= sharing)
+	})
+	notes := t.footnotes(rows)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	// A table counts the bytes of a colour: there must be as many in every line, the head included.
 	fmt.Fprintf(w, "KIND\tVIA\t%s\tEVENTS\tLOST\tFILTERED\tREASON\n", paint(color, plain, "HEALTH"))
-	for _, kind := range t.names() {
+	for _, kind := range rows {
 		source, known := t.Sources[kind]
-		n, say, health := t.Kinds[kind], source.say(color), source.health(color)
-		if n == (kindStatus{}) {
-			if source.Healthy || len(shared[say]) >= sharing {
-				continue
+		n, health, note := t.Kinds[kind], source.health(color), event.Escape(source.note())
+		if n == (kindStatus{}) { // it has a line of its own
+			say := source.say(color)
+			if shared[say] = shared[say][1:]; len(shared[say]) == 0 {
+				delete(shared, say)
 			}
-			shared[say] = shared[say][1:] // it has a line of its own
 		}
 		if !known {
 			source.Via, health = "agent", paint(color, green, "ok")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, n.Filtered,
-			event.Escape(source.note()))
+		if i := slices.Index(notes, source.note()); i >= 0 {
+			note = fmt.Sprintf("[%d]", i+1)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\n", kind, source.Via, health, n.Observed, n.Lost, n.Filtered, note)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, say := range sortedKeys(shared) {
-		if len(shared[say]) == 0 {
-			continue
+	for i, note := range notes {
+		if _, err := fmt.Fprintf(out, "\n[%d] %s\n", i+1, event.Escape(note)); err != nil {
+			return err
 		}
+	}
+	for _, say := range sortedKeys(shared) {
 		if _, err := fmt.Fprintf(out, "\n%s:\n%s", say, wrap(shared[say])); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// footnotes are the reasons that are given more than once, and too long for that.
+func (t *kindTable) footnotes(rows []string) []string {
+	const short = 40
+	var notes []string
+	count := map[string]int{}
+	for _, kind := range rows {
+		source := t.Sources[kind]
+		note := source.note()
+		if count[note]++; count[note] == 2 && len(note) > short {
+			notes = append(notes, note)
+		}
+	}
+	return notes
 }
 
 // say is what there is to say of a kind without an event.

@@ -21,10 +21,19 @@ func TestKindTable(t *testing.T) {
 	table.Sources["module.load"] = sourceStatus{
 		Via: "ebpf/kprobe", Healthy: true, SelfTest: &verdict{Result: unsupported, Reason: "this kernel does not have it"},
 	}
-	table.Sources["net.send"] = sourceStatus{Via: "ebpf/kprobe", Reason: "self-test: no \x1b[31mevent", SelfTest: &verdict{Result: failed}}
+	table.Sources["net.send"] = sourceStatus{
+		Via: "ebpf/kprobe", Reason: "self-test: no \x1b[31mevent", SelfTest: &verdict{Result: failed},
+	}
 	table.Sources["dns.query"] = sourceStatus{Via: "ebpf/cgroup", Healthy: true}
 	for _, kind := range []string{"memory.map", "memory.protect", "memory.vm_read", "memory.vm_write"} {
 		table.Sources[kind] = sourceStatus{Via: "off", Reason: "lockdown"}
+	}
+	const long = "fentry: not permitted; kprobe: not in this kernel, whatever it is called"
+	for _, kind := range []string{"file.rename", "file.link"} {
+		table.Kinds[kind] = kindStatus{Observed: 4}
+		table.Sources[kind] = sourceStatus{
+			Via: "ebpf/kprobe", Healthy: true, Reason: long, SelfTest: &verdict{Result: passed},
+		}
 	}
 	var out strings.Builder
 	if err := table.print(&out, false); err != nil {
@@ -33,16 +42,20 @@ func TestKindTable(t *testing.T) {
 	want := `KIND          VIA          HEALTH     EVENTS  LOST  FILTERED  REASON
 process.exec  ebpf/kprobe  ok         120     3     7         
 agent.start   agent        ok         1       0     0         
+file.rename   ebpf/kprobe  ok         4       0     0         [1]
+file.link     ebpf/kprobe  ok         4       0     0         [1]
 net.send      ebpf/kprobe  unhealthy  0       0     0         self-test: no \x1b[31mevent
 recovered     agent        ok         9       0     0         
+
+[1] fentry: not permitted; kprobe: not in this kernel, whatever it is called
 
 ebpf/cgroup, untested, no event yet:
   dns.query
 
 ebpf/kprobe, ok, no event yet:
   process.fork process.exit net.connect dns.response process.setid process.ptrace process.dup
-  process.namespace file.rename file.link file.symlink file.unlink file.chmod file.chown fs.mount
-  fs.umount memory.memfd memory.userfaultfd bpf.load iouring.setup net.socket net.accept net.bind
+  process.namespace file.symlink file.unlink file.chmod file.chown fs.mount fs.umount
+  memory.memfd memory.userfaultfd bpf.load iouring.setup net.socket net.accept net.bind
   net.listen
 
 ebpf/kprobe, unsupported, no event yet (self-test: this kernel does not have it):

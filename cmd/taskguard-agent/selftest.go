@@ -43,19 +43,22 @@ type mover interface {
 	next(kind event.Kind, reason string) bool
 }
 
+// tryer does what makes events of kinds, and says of each whether its event came.
+type tryer func(context.Context, []event.Kind) map[event.Kind]verdict
+
 // selfTest proves regularly, and after a change, that events of every kind that is observed come. A kind whose do not,
 // twice, is observed in the next best way. It says what it found, in the log when that is new.
 type selfTest struct {
 	log   *slog.Logger
 	kinds mover
-	try   func(context.Context, []event.Kind) map[event.Kind]verdict
+	try   tryer
 	again chan struct{} // has a value when it is to be done at once
 
 	mu       sync.Mutex
 	verdicts map[event.Kind]verdict // guarded by mu
 }
 
-func newSelfTest(kinds mover, try func(context.Context, []event.Kind) map[event.Kind]verdict, log *slog.Logger) *selfTest {
+func newSelfTest(kinds mover, try tryer, log *slog.Logger) *selfTest {
 	return &selfTest{log: log, kinds: kinds, try: try, again: make(chan struct{}, 1), verdicts: map[event.Kind]verdict{}}
 }
 
@@ -82,8 +85,8 @@ func (t *selfTest) soon() {
 	}
 }
 
-// round tests every kind that is observed, and those whose events do not come again: first as they are, since a host may
-// have been too busy once, and then in the next best way.
+// round tests every kind that is observed, and those whose events do not come again: first as they are, since a host
+// may have been too busy once, and then in the next best way.
 func (t *selfTest) round(ctx context.Context) {
 	found := make(map[event.Kind]verdict)
 	pending := t.kinds.observed()
@@ -98,6 +101,9 @@ func (t *selfTest) round(ctx context.Context) {
 			pending = slices.DeleteFunc(pending, func(k event.Kind) bool {
 				return !t.kinds.next(k, "self-test: "+tried[k].Reason)
 			})
+			if len(pending) > 0 {
+				t.soon() // others may have been moved with them
+			}
 		}
 	}
 	t.record(found)

@@ -77,7 +77,8 @@ type stage struct {
 func actions() []action {
 	one := func(kind event.Kind, do func(*stage) error) action { return action{[]event.Kind{kind}, do} }
 	return []action{
-		{[]event.Kind{event.ProcessFork, event.ProcessExec, event.ProcessExit}, func(*stage) error { return again(actNothing).Run() }},
+		{[]event.Kind{event.ProcessFork, event.ProcessExec, event.ProcessExit},
+			func(*stage) error { return again(actNothing).Run() }},
 		one(event.ProcessSetID, func(*stage) error { return call(unix.SYS_SETUID, uintptr(os.Getuid())) }),
 		one(event.ProcessPtrace, func(*stage) error {
 			return withChild(func(pid int) error { return call(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid)) })
@@ -175,7 +176,7 @@ func again(what string) *exec.Cmd {
 	return cmd
 }
 
-// withChild does something to a child that waits.
+// withChild does something to a child that waits, which is killed then: one that is traced would not see its input end.
 func withChild(do func(pid int) error) error {
 	cmd := again(actWait)
 	in, err := cmd.StdinPipe()
@@ -185,8 +186,9 @@ func withChild(do func(pid int) error) error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, in.Close())
 	}
-	err = do(cmd.Process.Pid)
-	return errors.Join(err, in.Close(), cmd.Wait())
+	err = errors.Join(do(cmd.Process.Pid), cmd.Process.Kill(), in.Close())
+	_ = cmd.Wait() // it was killed
+	return err
 }
 
 // copyNothing reads or writes a byte at an address where a process has nothing.
@@ -215,7 +217,8 @@ func dupSocket(*stage) error {
 func privateDir() (string, error) {
 	var err error
 	for _, dir := range []string{os.TempDir(), "/run", "/mnt"} {
-		if err = unix.Mount("taskguard-self-test", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m"); err == nil {
+		const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		if err = unix.Mount("taskguard-self-test", dir, "tmpfs", flags, "size=1m"); err == nil {
 			return dir, nil
 		}
 	}
@@ -354,11 +357,12 @@ func resolveWithSelf(*stage) error {
 	return err
 }
 
-// selfTestName is what is asked for by the process with that pid. By it the messages can be told from others when nobody
-// knows whose they are.
+// selfTestName is what is asked for by the process with that pid. By it the messages can be told from others when
+// nobody knows whose they are.
 func selfTestName(pid int) string { return fmt.Sprintf("%d.self-test.taskguard.invalid", pid) }
 
-// queryFor asks for a name's address (RFC 1035, section 4.1): an id, recursion desired, one question of type A, class IN.
+// queryFor asks for a name's address (RFC 1035, section 4.1): an id, recursion desired, one question of type A, class
+// IN.
 func queryFor(name string) []byte {
 	query := []byte("TG\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00")
 	for label := range strings.SplitSeq(name, ".") {

@@ -31,7 +31,8 @@ func startAction(ctx context.Context, kinds []event.Kind) (*child, error) {
 }
 
 // startChild starts a program. It and its children are killed when ctx is done or the bound has passed.
-func startChild(ctx context.Context, bound time.Duration, namespaces uintptr, program string, args ...string) (*child, error) {
+func startChild(ctx context.Context, bound time.Duration, namespaces uintptr, program string, args ...string,
+) (*child, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{}

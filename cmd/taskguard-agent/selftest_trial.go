@@ -91,7 +91,8 @@ func judge(seen bool, report actionReport, done bool) verdict {
 	case !done:
 		return verdict{Result: untested, Reason: "its child ended before it had done what makes the event"}
 	case report.Errno == unix.ENOSYS:
-		return verdict{Result: unsupported, Reason: "this kernel does not have it, or a seccomp filter hides it: " + report.Error}
+		return verdict{Result: unsupported,
+			Reason: "this kernel does not have it, or a seccomp filter hides it: " + report.Error}
 	case report.Errno == unix.EPERM || report.Errno == unix.EACCES:
 		return verdict{Result: untested, Reason: "what makes the event is not permitted to the agent: " + report.Error}
 	}
@@ -106,11 +107,12 @@ func same(kinds []event.Kind, result result, reason string) map[event.Kind]verdi
 	return verdicts
 }
 
-// selfTestGrace is how long after the end of the child an event is waited for that may not come: its action was refused.
+// selfTestGrace is how long after the end of the child an event is waited for that may not come: its action was
+// refused.
 const selfTestGrace = 2500 * time.Millisecond
 
-// follow looks at batches until all that is to be expected has been seen, or the bound has passed. Its error says why what
-// has not been seen may have come all the same. The child has ended when it returns.
+// follow looks at batches until all that is to be expected has been seen, or the bound has passed. Its error says why
+// what has not been seen may have come all the same. The child has ended when it returns.
 func (t *trial) follow(ctx context.Context, frames <-chan sender.Frame, w *watch, c *child, kinds []event.Kind) (
 	reports map[event.Kind]actionReport, err error) {
 	var bound, grace <-chan time.Time

@@ -107,7 +107,8 @@ func TestTrial(t *testing.T) {
 		}, map[event.Kind]string{open: "ok"}, 0},
 		{"an earlier process with the same pid", []event.Kind{open}, func(s *staged) {
 			s.end(0, open)
-			s.seal(1, event.Event{Kind: open, Process: stranger}, event.Event{Kind: open, Process: process(9, testBegin+9, stranger)})
+			s.seal(1, event.Event{Kind: open, Process: stranger},
+				event.Event{Kind: open, Process: process(9, testBegin+9, stranger)})
 		}, map[event.Kind]string{open: "failed no event"}, selfTestBound},
 		{"nobody's message, by its name", []event.Kind{dns}, func(s *staged) {
 			s.end(0, dns)
@@ -137,7 +138,9 @@ func TestTrial(t *testing.T) {
 			s.end(0, open)
 			s.seal(1)
 			s.seal(3)
-		}, map[event.Kind]string{open: "untested the agent sealed batches faster than they could be looked at"}, selfTestBound},
+		}, map[event.Kind]string{
+			open: "untested the agent sealed batches faster than they could be looked at",
+		}, selfTestBound},
 		{"a batch that was missed, of no matter", []event.Kind{open}, func(s *staged) {
 			s.end(0, open)
 			s.seal(1)
@@ -146,7 +149,9 @@ func TestTrial(t *testing.T) {
 		{"events that were lost", []event.Kind{open, exec}, func(s *staged) {
 			s.lost = map[event.Kind]uint64{open: 1}
 			s.end(0, open, exec)
-		}, map[event.Kind]string{open: "untested events of this kind were lost meanwhile", exec: "failed no event"}, selfTestBound},
+		}, map[event.Kind]string{
+			open: "untested events of this kind were lost meanwhile", exec: "failed no event",
+		}, selfTestBound},
 		{"its own program ignored", []event.Kind{open, exec}, func(s *staged) {
 			s.ignored = true
 			s.end(0, open, exec)
@@ -157,7 +162,8 @@ func TestTrial(t *testing.T) {
 			time.Sleep(time.Second)
 			s.end(0, open)
 		}, map[event.Kind]string{open: "untested the agent stopped meanwhile"}, time.Second},
-		{"no child", []event.Kind{open}, func(s *staged) {}, map[event.Kind]string{open: "untested its child cannot be started: no"}, 0},
+		{"no child", []event.Kind{open}, func(s *staged) {},
+			map[event.Kind]string{open: "untested its child cannot be started: no"}, 0},
 		{"too many that follow", []event.Kind{open}, func(s *staged) {},
 			map[event.Kind]string{open: "untested its events cannot be followed: too many"}, 0},
 		{"a batch that cannot be read", []event.Kind{open}, func(s *staged) {
@@ -232,8 +238,8 @@ func TestTrialEnds(t *testing.T) {
 	})
 }
 
-// A child is killed with its children when it takes too long or when nobody wants it any more; what it has reported until
-// then counts, up to a bound.
+// A child is killed with its children when it takes too long or when nobody wants it any more; what it has reported
+// until then counts, up to a bound.
 func TestChildIsBounded(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	const script = `echo '{"kind":"file.open","errno":2,"error":"none"}'; sleep 1000 & echo '{"kind":"net'; wait`

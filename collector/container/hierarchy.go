@@ -26,8 +26,8 @@ type Hierarchy struct {
 	MountPoint string // where it is mounted
 }
 
-// Path returns where the cgroup with that id is, from the root of the hierarchy. It asks the kernel, which keeps cgroups in
-// memory, and so does not wait; the answer for a cgroup that is gone is an error.
+// Path returns where the cgroup with that id is, from the root of the hierarchy. It asks the kernel, which keeps
+// cgroups in memory, and so does not wait; the answer for a cgroup that is gone is an error.
 func (h Hierarchy) Path(id uint64) (string, error) {
 	if h.MountPoint == "" {
 		return "", ErrNoHierarchy

@@ -69,8 +69,8 @@ func openObjects(cfg Config) (*objects, error) {
 	return o, nil
 }
 
-// withMemlock has the limit of locked memory raised when maps cannot be created for it: kernels before 5.11 count them as
-// locked memory, which shows only in that they refuse them.
+// withMemlock has the limit of locked memory raised when maps cannot be created for it: kernels before 5.11 count
+// them as locked memory, which shows only in that they refuse them.
 func withMemlock(create, raise func() error) error {
 	err := create()
 	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOMEM) {

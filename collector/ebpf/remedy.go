@@ -30,7 +30,8 @@ func remedyBy(err error, lockdownFile string) error {
 		return fmt.Errorf("the kernel's verifier refused the program: %s", verifier.Log[len(verifier.Log)-1])
 	case forbidden:
 		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
-		return fmt.Errorf("not permitted by the kernel: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: %w", cause(err))
+		return fmt.Errorf("not permitted by the kernel: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: %w",
+			cause(err))
 	// The library's last resort; it has no name for this error.
 	case strings.Contains(err.Error(), "neither debugfs nor tracefs are mounted"):
 		return errors.New("no kernel probes: the kernel needs CONFIG_KPROBES with CONFIG_PERF_EVENTS, or tracefs mounted: " +

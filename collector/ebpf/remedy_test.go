@@ -29,7 +29,8 @@ func TestRemedies(t *testing.T) {
 		{"lockdown", unix.EPERM, "none integrity [confidentiality]\n", "boot with lockdown=integrity"},
 		{"lockdown, as the verifier sees it", verifier(unix.EINVAL, "unknown func bpf_probe_read_kernel#113"),
 			"none integrity [confidentiality]\n", "boot with lockdown=integrity"},
-		{"verifier", verifier(unix.EACCES, "0: r1 = 0", "R1 invalid mem access"), "", "verifier refused the program: R1 invalid"},
+		{"verifier", verifier(unix.EACCES, "0: r1 = 0", "R1 invalid mem access"), "",
+			"verifier refused the program: R1 invalid"},
 		{"memory", unix.ENOMEM, "", "LimitMEMLOCK="},
 		{"old kernel", fmt.Errorf("ring: %w", ebpf.ErrNotSupported), "", "5.8 or later"},
 		{"no probes", errors.New("creating probe entry: neither debugfs nor tracefs are mounted"), "", "CONFIG_KPROBES"},
@@ -74,7 +75,8 @@ func TestTracefsOfTheHost(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(mounted, "events", "syscalls", "sys_exit_x"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(mounted, "events", "syscalls", "sys_exit_x", "id"), []byte("42\n"), 0o644); err != nil {
+	id := filepath.Join(mounted, "events", "syscalls", "sys_exit_x", "id")
+	if err := os.WriteFile(id, []byte("42\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	fs := openTracefs(empty, mounted)
@@ -102,7 +104,8 @@ func TestMemlock(t *testing.T) {
 		{"something else", []error{unix.EINVAL}, nil, "invalid argument", 0},
 	} {
 		tries, raised := 0, 0
-		err := withMemlock(func() error { tries++; return test.refuse[tries-1] }, func() error { raised++; return test.limited })
+		create := func() error { tries++; return test.refuse[tries-1] }
+		err := withMemlock(create, func() error { raised++; return test.limited })
 		if got := fmt.Sprint(err); (err == nil) != (test.want == "") || !strings.Contains(got, test.want) ||
 			raised != test.raised || tries != len(test.refuse) {
 			t.Errorf("%s: %v after %d tries, raised %d times; want %+v", test.name, err, tries, raised, test)

@@ -42,9 +42,9 @@ func newThrottling(now time.Time) throttling {
 	return throttling{looked: now, cgroups: make(map[uint64]*throttled)}
 }
 
-// look compares with what the kernel counts now for every cgroup that it remembers. It calls tell with "start" for those
-// that have begun to lose events and with "stop" for those that have ceased, which is also the end of one that the
-// kernel has forgotten.
+// look compares with what the kernel counts now for every cgroup that it remembers. It calls tell with "start" for
+// those that have begun to lose events and with "stop" for those that have ceased, which is also the end of one that
+// the kernel has forgotten.
 func (w *throttling) look(now time.Time, counted map[uint64]drops, tell func(phase string, id uint64, c *throttled)) {
 	for _, id := range slices.Sorted(maps.Keys(counted)) {
 		c := w.cgroups[id]

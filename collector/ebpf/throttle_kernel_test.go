@@ -11,8 +11,8 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// A cgroup that makes more than it may loses what matters least, is told of when that begins and when it has ceased, and
-// with the numbers that the ledger has. What it executes is not lost.
+// A cgroup that makes more than it may loses what matters least, is told of when that begins and when it has ceased,
+// and with the numbers that the ledger has. What it executes is not lost.
 func TestThrottle(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
