@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
 		"connect": actConnect, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
-		"dns": actDNS, "dns-client": actDNSClient, "calls": actCalls, "wait": actWait, "overlay": actOverlay,
+		"dns": actDNS, "dns-client": actDNSClient, "calls": actCalls, "wait": actWait, "overlay": actOverlay, "exec-race": actExecRace,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
