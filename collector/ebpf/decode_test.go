@@ -293,6 +293,38 @@ func TestDecodeChange(t *testing.T) {
 	}
 }
 
+func TestDecodeMemory(t *testing.T) {
+	record := func(kind commonKind, flags commonRecordFlag, region uint32, text commonText, path string) []byte {
+		return encode(commonMemoryRecord{
+			Header: header(kind, flags), Address: 0x1000, Length: 2, Region: region, Flags: 1, Path: text,
+		}, path)
+	}
+	memfd := "memfd:memfd:x"
+	for name, test := range map[string]struct {
+		record []byte
+		want   event.Memory
+	}{
+		"file": {record(commonKindMEMORY_MAP, commonRecordFlagFLAG_UPPER, uint32(commonRegionREGION_FILE),
+			components("b\x00a\x00", isCut), "b\x00a\x00"),
+			event.Memory{Region: "file", Path: "a/b", PathLength: 99, Truncated: event.FieldPath, UpperLayer: true,
+				Flags: event.MapFlags(1)}},
+		"by descriptor": {record(commonKindMEMORY_MAP, commonRecordFlagFLAG_UNVERIFIED, uint32(commonRegionREGION_UNKNOWN),
+			components("b\x00a\x00", 0), "b\x00a\x00"), event.Memory{Path: "/a/b", Unverified: true, Flags: event.MapFlags(1)}},
+		"memfd": {record(commonKindMEMORY_MEMFD, 0, 0, chars(memfd, 0), memfd),
+			event.Memory{Name: "memfd:x", MemfdFlags: event.MemfdFlags(1)}},
+		"memfd that was not made": {record(commonKindMEMORY_MEMFD, 0, 0, chars(memfd, commonTextFlagTEXT_UNVERIFIED), memfd),
+			event.Memory{Name: memfd, Unverified: true, MemfdFlags: event.MemfdFlags(1)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.want.Address, test.want.Length = 0x1000, 2
+			events := decodeAll(t, testDecoder(), test.record)
+			if diff := cmp.Diff(&test.want, events[0].Memory); len(events) != 1 || diff != "" {
+				t.Errorf("memory (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // arm64 numbers four flags in its own way; events have one.
 func TestOpenFlagsOfArm64(t *testing.T) {
 	for _, test := range []struct {
@@ -341,6 +373,15 @@ func TestDecodeMalformed(t *testing.T) {
 			commonNetRecord{Header: header(commonKindNET_CONNECT, 0), Path: commonText{Len: 3}}),
 		"decode dns record: payload of 3 bytes in 2": encode(
 			commonDnsRecord{Header: header(commonKindDNS_QUERY, 0), PayloadLen: 3}, "xx"),
+		"decode process.setid record: unknown call 8": encode(
+			commonSetidRecord{Header: commonHeader{Kind: uint16(commonKindPROCESS_SETID), Call: 8}}),
+		"decode process.namespace record: unknown call 3": encode(
+			commonNamespaceRecord{Header: commonHeader{Kind: uint16(commonKindPROCESS_NAMESPACE), Call: 3}}),
+		"decode memory.map record: path of 3 bytes in 0": encode(
+			commonMemoryRecord{Header: header(commonKindMEMORY_MAP, 0), Path: commonText{Len: 3}}),
+		"decode memory.protect record: unknown region 5": encode(
+			commonMemoryRecord{Header: header(commonKindMEMORY_PROTECT, 0), Region: 5}),
+		"decode memory.vm_read record: 96 bytes": encode(header(commonKindMEMORY_VM_READ, 0)),
 		"decode cgroup record: path of 3 bytes in 0": encode(
 			commonCgroupRecord{Header: header(commonKindCGROUP_MKDIR, 0), Path: commonText{Len: 3}}),
 	} {

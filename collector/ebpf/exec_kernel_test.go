@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -475,4 +476,68 @@ func TestExecFailed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A caller that changes the name while the kernel reads it is believed only with a warning: what the event says, the
+// kernel did. Each name fails in its own way.
+func TestExecRace(t *testing.T) {
+	dir := openTempDir(t)
+	denied, missing := filepath.Join(dir, "denied"), filepath.Join(dir, "absent")
+	if err := os.WriteFile(denied, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	forRungs(t, []event.Kind{event.ProcessExec}, func(t *testing.T, o *observer) {
+		tr := o.trace(t, action("exec-race", denied, missing))
+		seen, verified := map[int32]int{}, 0
+		for _, e := range tr.of(event.ProcessExec) {
+			if e.Result == 0 {
+				continue
+			}
+			seen[e.Result]++
+			if e.File.Unverified {
+				continue
+			}
+			verified++
+			want := map[unix.Errno]string{unix.EACCES: denied, unix.ENOENT: missing}[unix.Errno(e.Result)]
+			// A name may be read while it is half of each.
+			if want == denied && e.File.Path != denied || want == missing && e.File.Path == denied {
+				t.Errorf("%q with %v", e.File.Path, unix.Errno(e.Result))
+			}
+		}
+		if seen[int32(unix.EACCES)]+seen[int32(unix.ENOENT)] != raceRounds {
+			t.Errorf("seen %v, want %d in all", seen, raceRounds)
+		}
+		if o.rung != rungTracepoint && verified != raceRounds {
+			t.Errorf("%d of %d verified", verified, raceRounds)
+		}
+	})
+}
+
+const raceRounds = 1000
+
+// actExecRace runs one of two programs that cannot be run, while another thread changes which: names of equal length.
+func actExecRace(args []string) error {
+	a, b := []byte(args[0]+"\x00"), []byte(args[1]+"\x00")
+	path := slices.Clone(a)
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !stop.Load() {
+			for _, name := range [][]byte{b, a} {
+				for i := len(name) - 7; i < len(name); i++ {
+					flip(&path[i], name[i])
+				}
+			}
+		}
+	}()
+	for range raceRounds {
+		_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, pointer(&path[0]), 0, 0)
+		if errno != unix.ENOENT && errno != unix.EACCES {
+			return errno
+		}
+	}
+	stop.Store(true)
+	<-done
+	return nil
 }

@@ -59,6 +59,7 @@ func TestMain(m *testing.M) {
 		"set-up-ring":      actSetUpRing,
 		"threads":          actThreads,
 		"wait":             actWait,
+		"exec-race":        actExecRace,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

@@ -25,7 +25,7 @@ CALL(exec_open, PROCESS_EXEC, 3)
 		return 0;
 	struct file_record *r = draft(s, PROCESS_EXEC, sizeof(*r));
 	r->header.call = call_number();
-	if (errno_of(ret)) {
+	if ((u64)ret >= (u64)-MAX_ERRNO) { // compared only: to the verifier it is a pointer
 		struct filename *name = (void *)args[1];
 		append_string(s, &r->path, BPF_CORE_READ(name, name));
 	} else {
