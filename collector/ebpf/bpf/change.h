@@ -48,50 +48,50 @@ static __noinline u64 argument(u32 i)
 	}
 }
 
-// append_directory appends where a name, which must be the text appended last, is looked up from.
-static __always_inline void append_directory(struct scratch *s, struct text *text, struct name *n)
+// directory_of has n be where its name, which must be the text appended last, is looked up from.
+static __always_inline bool directory_of(struct scratch *s, struct text *text, struct name *n)
 {
-	struct task_struct *task = actor();
 	u32 from = s->used - text->len;
 	barrier_var(from);
 	u8 *to = room(s);
 	if (!to || from >= SCRATCH_MAX || !text->len)
-		return;
-	bool absolute = s->bytes[from] == '/';
-	*to = 0;
+		return false;
+	struct task_struct *task = actor();
+	const struct path *directory = 0;
+	if (s->bytes[from] == '/')
+		directory = (void *)BPF_CORE_READ(task, fs) + bpf_core_field_offset(struct fs_struct, root);
+	else if (n->at == AT_FDCWD)
+		directory = (void *)BPF_CORE_READ(task, fs) + bpf_core_field_offset(struct fs_struct, pwd);
+	else
+		directory = (void *)file_of(n->at) + bpf_core_field_offset(struct file, f_path);
+	n->mount = BPF_CORE_READ(directory, mnt);
+	n->dentry = BPF_CORE_READ(directory, dentry);
+	*to = 0; // between the name and its directory
 	s->used++;
-	struct text directory;
-	if (absolute) {
-		struct fs_struct *fs = BPF_CORE_READ(task, fs);
-		append_path(s, &directory, BPF_CORE_READ(fs, root.mnt), BPF_CORE_READ(fs, root.dentry));
-	} else if (n->at == AT_FDCWD) {
-		struct fs_struct *fs = BPF_CORE_READ(task, fs);
-		append_path(s, &directory, BPF_CORE_READ(fs, pwd.mnt), BPF_CORE_READ(fs, pwd.dentry));
-	} else {
-		append_file_path(s, &directory, file_of(n->at));
-	}
-	text->len += 1 + directory.len;
-	text->flags |= TEXT_AT | (directory.flags & TEXT_CUT);
+	return true;
 }
 
+// append_name appends a name. There is one walk along a path in it, for the verifier of old kernels.
 static __noinline int append_name(struct scratch *s, struct text *text, struct name *n, bool joined)
 {
 	if (!s || !text || !n)
 		return 0;
-	if (n->dentry) {
-		append_path(s, text, n->mount, n->dentry);
-		if (n->doubtful)
-			text->flags |= TEXT_UNVERIFIED;
-		return 0;
+	u16 len = 0, flags = n->doubtful ? TEXT_UNVERIFIED : 0;
+	if (!n->dentry) {
+		if (n->kernel)
+			append_string(s, text, n->kernel);
+		else if (n->user)
+			append_user(s, text, n->user);
+		else
+			no_text(text);
+		len = text->len + 1;
+		flags = text->flags | TEXT_AT;
+		if (!joined || !directory_of(s, text, n))
+			return 0;
 	}
-	if (n->kernel)
-		append_string(s, text, n->kernel);
-	else if (n->user)
-		append_user(s, text, n->user);
-	else
-		no_text(text);
-	if (joined)
-		append_directory(s, text, n);
+	append_path(s, text, n->mount, n->dentry);
+	text->len += len;
+	text->flags = len ? flags | (text->flags & TEXT_CUT) : flags | text->flags;
 	return 0;
 }
 
