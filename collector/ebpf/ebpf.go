@@ -11,8 +11,8 @@
 // itself. The programs allow everything they see, and all of them are gone when the source is closed.
 //
 // It does not see: opens by io_uring or by 32-bit programs on amd64, on the tracepoint rung; what io_uring does with
-// sockets on that rung but for connects and sends to IPv4 and IPv6 addresses, which it tells of as begun (EINPROGRESS); a
-// DNS message over TCP that does not begin in the same segment as its length.
+// sockets on that rung but for connects and sends to IPv4 and IPv6 addresses, which it tells of as begun
+// (EINPROGRESS); a DNS message over TCP that does not begin in the same segment as its length.
 //
 // It must not: attach to every system call, write to the caller's memory, wait for anybody but the kernel.
 package ebpf

@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	}
 	actions := map[string]func(args []string) error{
 		"execveat": actExecveat, "memfd": actMemfd, "deep": actDeep, "threads": actThreads,
-		"connect": actConnect, "net": actNet, "net-race": actNetRace, "connect-race": actConnectRace, "open": actOpen, "openat2-race": actOpenat2Race,
+		"connect": actConnect, "connect-race": actConnectRace, "net": actNet, "net-race": actNetRace,
+		"open": actOpen, "openat2-race": actOpenat2Race,
 		"dns": actDNS, "dns-client": actDNSClient,
 	}
 	if err := actions[name](os.Args[1:]); err != nil {

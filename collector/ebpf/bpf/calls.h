@@ -11,9 +11,9 @@
 
 #define SOCK_TYPE 0xf // the rest are flags
 
-// ints is what the caller of socket(2) gave.
-static __always_inline int socket_made(const enum rung rung, u32 family, u32 type, u32 protocol, struct sock *sk, long ret,
-				       bool unverified)
+// socket_made records a socket: as the kernel made it, or as the caller asked for it.
+static __always_inline int socket_made(const enum rung rung, u32 family, u32 type, u32 protocol, struct sock *sk,
+				       long ret, bool unverified)
 {
 	if (family == AF_UNIX || family == AF_NETLINK)
 		return 0;
