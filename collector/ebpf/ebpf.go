@@ -11,9 +11,9 @@
 // itself. The programs allow everything they see, and all of them are gone when the source is closed.
 //
 // It does not see: what other programs load by a program of their own (BPF_PROG_TYPE_SYSCALL), where no kernel function
-// can be probed; what io_uring does on the tracepoint rung before Linux 6.3; of what it does there with sockets the
-// result, where that comes later (EINPROGRESS); a DNS message over TCP that does not begin in the same segment as its
-// length.
+// can be probed; on the tracepoint rung what io_uring does before Linux 6.3, and of what it does with sockets anything
+// but connects and sends to IPv4 and IPv6 addresses, which are told of as begun (EINPROGRESS); a DNS message over TCP
+// that does not begin in the same segment as its length.
 //
 // It must not: attach to every system call, write to the caller's memory, wait for anybody but the kernel.
 package ebpf

@@ -152,11 +152,16 @@ func ladders() []ladder {
 				{handler: "bind_socket", function: "__sys_bind_socket", optional: true},
 			},
 			calls: []probe{
+				{handler: "called_socket", function: "__sys_socket"},
+				{handler: "called_connect", function: "__sys_connect"},
+				{handler: "called_accept", function: "__sys_accept4"},
+				{handler: "called_bind", function: "__sys_bind"},
+				{handler: "called_listen", function: "__sys_listen"},
 				{handler: "iouring_socket", function: "__sys_socket_file", optional: true},
 				{handler: "iouring_accept", function: "do_accept", optional: true},
 				{handler: "iouring_listen", function: "__sys_listen_socket", optional: true},
 			},
-			syscalls: []string{"socket", "connect", "accept", "accept4", "bind", "listen", "socketcall"},
+			traced: []string{"socket", "connect", "accept", "accept4", "bind", "listen", "socketcall"},
 			copies: []hook{
 				whereThere(cgroup(netProgCopyConnect4, ebpf.AttachCGroupInet4Connect)),
 				whereThere(cgroup(netProgCopyConnect6, ebpf.AttachCGroupInet6Connect)),

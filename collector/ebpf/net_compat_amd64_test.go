@@ -19,7 +19,8 @@ type ia32Caller struct {
 
 // socketCalls are numbered as in include/uapi/linux/net.h.
 var socketCalls = map[string]uint32{
-	"socket": 1, "bind": 2, "connect": 3, "listen": 4, "accept": 5, "sendto": 11, "sendmsg": 16, "accept4": 18, "sendmmsg": 20,
+	"socket": 1, "bind": 2, "connect": 3, "listen": 4, "accept": 5, "sendto": 11, "sendmsg": 16, "accept4": 18,
+	"sendmmsg": 20,
 }
 
 func compatCaller(way string) (wayToCall, error) {

@@ -462,6 +462,9 @@ func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bo
 			got = append(got, e)
 		}
 	}
+	if len(got) == 0 {
+		t.Fatal("no event at all")
+	}
 	got = got[1:] // the socket that the loopback interface was brought up with
 	for _, d := range test.want {
 		want := d.event(test.steps[d.step-1], outcomes[d.step-1], way, tracepoint)
@@ -505,7 +508,7 @@ func (d *done) event(s step, o outcome, way string, tracepoint bool) event.Event
 		}
 	}
 	n.Unverified = tracepoint && d.user
-	if way == "socketcall" && (d.kind == event.NetListen || d.kind == event.NetSocket && o.Errno != 0) {
+	if way == "socketcall" && tracepoint && (d.kind == event.NetListen || d.kind == event.NetSocket && o.Errno != 0) {
 		n.Unverified = true
 	}
 	return event.Event{Kind: d.kind, Result: result, Net: &n}

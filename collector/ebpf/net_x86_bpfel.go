@@ -52,11 +52,12 @@ const (
 	netProgCopySendmsg6           = "copy_sendmsg6"
 	netProgFentrySocketBind       = "fentry_socket_bind"
 	netProgFentrySocketConnect    = "fentry_socket_connect"
-	netProgFexitAccept            = "fexit_accept"
-	netProgFexitAccept4           = "fexit_accept4"
-	netProgFexitBind              = "fexit_bind"
 	netProgFexitBindSocket        = "fexit_bind_socket"
-	netProgFexitConnect           = "fexit_connect"
+	netProgFexitCalledAccept      = "fexit_called_accept"
+	netProgFexitCalledBind        = "fexit_called_bind"
+	netProgFexitCalledConnect     = "fexit_called_connect"
+	netProgFexitCalledListen      = "fexit_called_listen"
+	netProgFexitCalledSocket      = "fexit_called_socket"
 	netProgFexitConnectFile       = "fexit_connect_file"
 	netProgFexitDup               = "fexit_dup"
 	netProgFexitDup2              = "fexit_dup2"
@@ -66,11 +67,13 @@ const (
 	netProgFexitIouringAccept     = "fexit_iouring_accept"
 	netProgFexitIouringListen     = "fexit_iouring_listen"
 	netProgFexitIouringSocket     = "fexit_iouring_socket"
-	netProgFexitListen            = "fexit_listen"
 	netProgFexitSendmsg           = "fexit_sendmsg"
 	netProgFexitSendmsg6          = "fexit_sendmsg6"
-	netProgFexitSocket            = "fexit_socket"
-	netProgFexitSocketcall        = "fexit_socketcall"
+	netProgKprobeCalledAccept     = "kprobe_called_accept"
+	netProgKprobeCalledBind       = "kprobe_called_bind"
+	netProgKprobeCalledConnect    = "kprobe_called_connect"
+	netProgKprobeCalledListen     = "kprobe_called_listen"
+	netProgKprobeCalledSocket     = "kprobe_called_socket"
 	netProgKprobeDupfd            = "kprobe_dupfd"
 	netProgKprobeFastopen         = "kprobe_fastopen"
 	netProgKprobeIouringAccept    = "kprobe_iouring_accept"
@@ -80,11 +83,12 @@ const (
 	netProgKprobeSendmsg6         = "kprobe_sendmsg6"
 	netProgKprobeSocketBind       = "kprobe_socket_bind"
 	netProgKprobeSocketConnect    = "kprobe_socket_connect"
-	netProgKretprobeAccept        = "kretprobe_accept"
-	netProgKretprobeAccept4       = "kretprobe_accept4"
-	netProgKretprobeBind          = "kretprobe_bind"
 	netProgKretprobeBindSocket    = "kretprobe_bind_socket"
-	netProgKretprobeConnect       = "kretprobe_connect"
+	netProgKretprobeCalledAccept  = "kretprobe_called_accept"
+	netProgKretprobeCalledBind    = "kretprobe_called_bind"
+	netProgKretprobeCalledConnect = "kretprobe_called_connect"
+	netProgKretprobeCalledListen  = "kretprobe_called_listen"
+	netProgKretprobeCalledSocket  = "kretprobe_called_socket"
 	netProgKretprobeConnectFile   = "kretprobe_connect_file"
 	netProgKretprobeDup           = "kretprobe_dup"
 	netProgKretprobeDup2          = "kretprobe_dup2"
@@ -94,11 +98,8 @@ const (
 	netProgKretprobeIouringAccept = "kretprobe_iouring_accept"
 	netProgKretprobeIouringListen = "kretprobe_iouring_listen"
 	netProgKretprobeIouringSocket = "kretprobe_iouring_socket"
-	netProgKretprobeListen        = "kretprobe_listen"
 	netProgKretprobeSendmsg       = "kretprobe_sendmsg"
 	netProgKretprobeSendmsg6      = "kretprobe_sendmsg6"
-	netProgKretprobeSocket        = "kretprobe_socket"
-	netProgKretprobeSocketcall    = "kretprobe_socketcall"
 	netProgOwnConnect4            = "own_connect4"
 	netProgOwnConnect6            = "own_connect6"
 	netProgOwnSendmsg4            = "own_sendmsg4"
@@ -189,11 +190,12 @@ type netProgramSpecs struct {
 	CopySendmsg6           *ebpf.ProgramSpec `ebpf:"copy_sendmsg6"`
 	FentrySocketBind       *ebpf.ProgramSpec `ebpf:"fentry_socket_bind"`
 	FentrySocketConnect    *ebpf.ProgramSpec `ebpf:"fentry_socket_connect"`
-	FexitAccept            *ebpf.ProgramSpec `ebpf:"fexit_accept"`
-	FexitAccept4           *ebpf.ProgramSpec `ebpf:"fexit_accept4"`
-	FexitBind              *ebpf.ProgramSpec `ebpf:"fexit_bind"`
 	FexitBindSocket        *ebpf.ProgramSpec `ebpf:"fexit_bind_socket"`
-	FexitConnect           *ebpf.ProgramSpec `ebpf:"fexit_connect"`
+	FexitCalledAccept      *ebpf.ProgramSpec `ebpf:"fexit_called_accept"`
+	FexitCalledBind        *ebpf.ProgramSpec `ebpf:"fexit_called_bind"`
+	FexitCalledConnect     *ebpf.ProgramSpec `ebpf:"fexit_called_connect"`
+	FexitCalledListen      *ebpf.ProgramSpec `ebpf:"fexit_called_listen"`
+	FexitCalledSocket      *ebpf.ProgramSpec `ebpf:"fexit_called_socket"`
 	FexitConnectFile       *ebpf.ProgramSpec `ebpf:"fexit_connect_file"`
 	FexitDup               *ebpf.ProgramSpec `ebpf:"fexit_dup"`
 	FexitDup2              *ebpf.ProgramSpec `ebpf:"fexit_dup2"`
@@ -203,11 +205,13 @@ type netProgramSpecs struct {
 	FexitIouringAccept     *ebpf.ProgramSpec `ebpf:"fexit_iouring_accept"`
 	FexitIouringListen     *ebpf.ProgramSpec `ebpf:"fexit_iouring_listen"`
 	FexitIouringSocket     *ebpf.ProgramSpec `ebpf:"fexit_iouring_socket"`
-	FexitListen            *ebpf.ProgramSpec `ebpf:"fexit_listen"`
 	FexitSendmsg           *ebpf.ProgramSpec `ebpf:"fexit_sendmsg"`
 	FexitSendmsg6          *ebpf.ProgramSpec `ebpf:"fexit_sendmsg6"`
-	FexitSocket            *ebpf.ProgramSpec `ebpf:"fexit_socket"`
-	FexitSocketcall        *ebpf.ProgramSpec `ebpf:"fexit_socketcall"`
+	KprobeCalledAccept     *ebpf.ProgramSpec `ebpf:"kprobe_called_accept"`
+	KprobeCalledBind       *ebpf.ProgramSpec `ebpf:"kprobe_called_bind"`
+	KprobeCalledConnect    *ebpf.ProgramSpec `ebpf:"kprobe_called_connect"`
+	KprobeCalledListen     *ebpf.ProgramSpec `ebpf:"kprobe_called_listen"`
+	KprobeCalledSocket     *ebpf.ProgramSpec `ebpf:"kprobe_called_socket"`
 	KprobeDupfd            *ebpf.ProgramSpec `ebpf:"kprobe_dupfd"`
 	KprobeFastopen         *ebpf.ProgramSpec `ebpf:"kprobe_fastopen"`
 	KprobeIouringAccept    *ebpf.ProgramSpec `ebpf:"kprobe_iouring_accept"`
@@ -217,11 +221,12 @@ type netProgramSpecs struct {
 	KprobeSendmsg6         *ebpf.ProgramSpec `ebpf:"kprobe_sendmsg6"`
 	KprobeSocketBind       *ebpf.ProgramSpec `ebpf:"kprobe_socket_bind"`
 	KprobeSocketConnect    *ebpf.ProgramSpec `ebpf:"kprobe_socket_connect"`
-	KretprobeAccept        *ebpf.ProgramSpec `ebpf:"kretprobe_accept"`
-	KretprobeAccept4       *ebpf.ProgramSpec `ebpf:"kretprobe_accept4"`
-	KretprobeBind          *ebpf.ProgramSpec `ebpf:"kretprobe_bind"`
 	KretprobeBindSocket    *ebpf.ProgramSpec `ebpf:"kretprobe_bind_socket"`
-	KretprobeConnect       *ebpf.ProgramSpec `ebpf:"kretprobe_connect"`
+	KretprobeCalledAccept  *ebpf.ProgramSpec `ebpf:"kretprobe_called_accept"`
+	KretprobeCalledBind    *ebpf.ProgramSpec `ebpf:"kretprobe_called_bind"`
+	KretprobeCalledConnect *ebpf.ProgramSpec `ebpf:"kretprobe_called_connect"`
+	KretprobeCalledListen  *ebpf.ProgramSpec `ebpf:"kretprobe_called_listen"`
+	KretprobeCalledSocket  *ebpf.ProgramSpec `ebpf:"kretprobe_called_socket"`
 	KretprobeConnectFile   *ebpf.ProgramSpec `ebpf:"kretprobe_connect_file"`
 	KretprobeDup           *ebpf.ProgramSpec `ebpf:"kretprobe_dup"`
 	KretprobeDup2          *ebpf.ProgramSpec `ebpf:"kretprobe_dup2"`
@@ -231,11 +236,8 @@ type netProgramSpecs struct {
 	KretprobeIouringAccept *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_accept"`
 	KretprobeIouringListen *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_listen"`
 	KretprobeIouringSocket *ebpf.ProgramSpec `ebpf:"kretprobe_iouring_socket"`
-	KretprobeListen        *ebpf.ProgramSpec `ebpf:"kretprobe_listen"`
 	KretprobeSendmsg       *ebpf.ProgramSpec `ebpf:"kretprobe_sendmsg"`
 	KretprobeSendmsg6      *ebpf.ProgramSpec `ebpf:"kretprobe_sendmsg6"`
-	KretprobeSocket        *ebpf.ProgramSpec `ebpf:"kretprobe_socket"`
-	KretprobeSocketcall    *ebpf.ProgramSpec `ebpf:"kretprobe_socketcall"`
 	OwnConnect4            *ebpf.ProgramSpec `ebpf:"own_connect4"`
 	OwnConnect6            *ebpf.ProgramSpec `ebpf:"own_connect6"`
 	OwnSendmsg4            *ebpf.ProgramSpec `ebpf:"own_sendmsg4"`
@@ -384,11 +386,12 @@ type netPrograms struct {
 	CopySendmsg6           *ebpf.Program `ebpf:"copy_sendmsg6"`
 	FentrySocketBind       *ebpf.Program `ebpf:"fentry_socket_bind"`
 	FentrySocketConnect    *ebpf.Program `ebpf:"fentry_socket_connect"`
-	FexitAccept            *ebpf.Program `ebpf:"fexit_accept"`
-	FexitAccept4           *ebpf.Program `ebpf:"fexit_accept4"`
-	FexitBind              *ebpf.Program `ebpf:"fexit_bind"`
 	FexitBindSocket        *ebpf.Program `ebpf:"fexit_bind_socket"`
-	FexitConnect           *ebpf.Program `ebpf:"fexit_connect"`
+	FexitCalledAccept      *ebpf.Program `ebpf:"fexit_called_accept"`
+	FexitCalledBind        *ebpf.Program `ebpf:"fexit_called_bind"`
+	FexitCalledConnect     *ebpf.Program `ebpf:"fexit_called_connect"`
+	FexitCalledListen      *ebpf.Program `ebpf:"fexit_called_listen"`
+	FexitCalledSocket      *ebpf.Program `ebpf:"fexit_called_socket"`
 	FexitConnectFile       *ebpf.Program `ebpf:"fexit_connect_file"`
 	FexitDup               *ebpf.Program `ebpf:"fexit_dup"`
 	FexitDup2              *ebpf.Program `ebpf:"fexit_dup2"`
@@ -398,11 +401,13 @@ type netPrograms struct {
 	FexitIouringAccept     *ebpf.Program `ebpf:"fexit_iouring_accept"`
 	FexitIouringListen     *ebpf.Program `ebpf:"fexit_iouring_listen"`
 	FexitIouringSocket     *ebpf.Program `ebpf:"fexit_iouring_socket"`
-	FexitListen            *ebpf.Program `ebpf:"fexit_listen"`
 	FexitSendmsg           *ebpf.Program `ebpf:"fexit_sendmsg"`
 	FexitSendmsg6          *ebpf.Program `ebpf:"fexit_sendmsg6"`
-	FexitSocket            *ebpf.Program `ebpf:"fexit_socket"`
-	FexitSocketcall        *ebpf.Program `ebpf:"fexit_socketcall"`
+	KprobeCalledAccept     *ebpf.Program `ebpf:"kprobe_called_accept"`
+	KprobeCalledBind       *ebpf.Program `ebpf:"kprobe_called_bind"`
+	KprobeCalledConnect    *ebpf.Program `ebpf:"kprobe_called_connect"`
+	KprobeCalledListen     *ebpf.Program `ebpf:"kprobe_called_listen"`
+	KprobeCalledSocket     *ebpf.Program `ebpf:"kprobe_called_socket"`
 	KprobeDupfd            *ebpf.Program `ebpf:"kprobe_dupfd"`
 	KprobeFastopen         *ebpf.Program `ebpf:"kprobe_fastopen"`
 	KprobeIouringAccept    *ebpf.Program `ebpf:"kprobe_iouring_accept"`
@@ -412,11 +417,12 @@ type netPrograms struct {
 	KprobeSendmsg6         *ebpf.Program `ebpf:"kprobe_sendmsg6"`
 	KprobeSocketBind       *ebpf.Program `ebpf:"kprobe_socket_bind"`
 	KprobeSocketConnect    *ebpf.Program `ebpf:"kprobe_socket_connect"`
-	KretprobeAccept        *ebpf.Program `ebpf:"kretprobe_accept"`
-	KretprobeAccept4       *ebpf.Program `ebpf:"kretprobe_accept4"`
-	KretprobeBind          *ebpf.Program `ebpf:"kretprobe_bind"`
 	KretprobeBindSocket    *ebpf.Program `ebpf:"kretprobe_bind_socket"`
-	KretprobeConnect       *ebpf.Program `ebpf:"kretprobe_connect"`
+	KretprobeCalledAccept  *ebpf.Program `ebpf:"kretprobe_called_accept"`
+	KretprobeCalledBind    *ebpf.Program `ebpf:"kretprobe_called_bind"`
+	KretprobeCalledConnect *ebpf.Program `ebpf:"kretprobe_called_connect"`
+	KretprobeCalledListen  *ebpf.Program `ebpf:"kretprobe_called_listen"`
+	KretprobeCalledSocket  *ebpf.Program `ebpf:"kretprobe_called_socket"`
 	KretprobeConnectFile   *ebpf.Program `ebpf:"kretprobe_connect_file"`
 	KretprobeDup           *ebpf.Program `ebpf:"kretprobe_dup"`
 	KretprobeDup2          *ebpf.Program `ebpf:"kretprobe_dup2"`
@@ -426,11 +432,8 @@ type netPrograms struct {
 	KretprobeIouringAccept *ebpf.Program `ebpf:"kretprobe_iouring_accept"`
 	KretprobeIouringListen *ebpf.Program `ebpf:"kretprobe_iouring_listen"`
 	KretprobeIouringSocket *ebpf.Program `ebpf:"kretprobe_iouring_socket"`
-	KretprobeListen        *ebpf.Program `ebpf:"kretprobe_listen"`
 	KretprobeSendmsg       *ebpf.Program `ebpf:"kretprobe_sendmsg"`
 	KretprobeSendmsg6      *ebpf.Program `ebpf:"kretprobe_sendmsg6"`
-	KretprobeSocket        *ebpf.Program `ebpf:"kretprobe_socket"`
-	KretprobeSocketcall    *ebpf.Program `ebpf:"kretprobe_socketcall"`
 	OwnConnect4            *ebpf.Program `ebpf:"own_connect4"`
 	OwnConnect6            *ebpf.Program `ebpf:"own_connect6"`
 	OwnSendmsg4            *ebpf.Program `ebpf:"own_sendmsg4"`
@@ -475,11 +478,12 @@ func (p *netPrograms) Close() error {
 		p.CopySendmsg6,
 		p.FentrySocketBind,
 		p.FentrySocketConnect,
-		p.FexitAccept,
-		p.FexitAccept4,
-		p.FexitBind,
 		p.FexitBindSocket,
-		p.FexitConnect,
+		p.FexitCalledAccept,
+		p.FexitCalledBind,
+		p.FexitCalledConnect,
+		p.FexitCalledListen,
+		p.FexitCalledSocket,
 		p.FexitConnectFile,
 		p.FexitDup,
 		p.FexitDup2,
@@ -489,11 +493,13 @@ func (p *netPrograms) Close() error {
 		p.FexitIouringAccept,
 		p.FexitIouringListen,
 		p.FexitIouringSocket,
-		p.FexitListen,
 		p.FexitSendmsg,
 		p.FexitSendmsg6,
-		p.FexitSocket,
-		p.FexitSocketcall,
+		p.KprobeCalledAccept,
+		p.KprobeCalledBind,
+		p.KprobeCalledConnect,
+		p.KprobeCalledListen,
+		p.KprobeCalledSocket,
 		p.KprobeDupfd,
 		p.KprobeFastopen,
 		p.KprobeIouringAccept,
@@ -503,11 +509,12 @@ func (p *netPrograms) Close() error {
 		p.KprobeSendmsg6,
 		p.KprobeSocketBind,
 		p.KprobeSocketConnect,
-		p.KretprobeAccept,
-		p.KretprobeAccept4,
-		p.KretprobeBind,
 		p.KretprobeBindSocket,
-		p.KretprobeConnect,
+		p.KretprobeCalledAccept,
+		p.KretprobeCalledBind,
+		p.KretprobeCalledConnect,
+		p.KretprobeCalledListen,
+		p.KretprobeCalledSocket,
 		p.KretprobeConnectFile,
 		p.KretprobeDup,
 		p.KretprobeDup2,
@@ -517,11 +524,8 @@ func (p *netPrograms) Close() error {
 		p.KretprobeIouringAccept,
 		p.KretprobeIouringListen,
 		p.KretprobeIouringSocket,
-		p.KretprobeListen,
 		p.KretprobeSendmsg,
 		p.KretprobeSendmsg6,
-		p.KretprobeSocket,
-		p.KretprobeSocketcall,
 		p.OwnConnect4,
 		p.OwnConnect6,
 		p.OwnSendmsg4,

@@ -67,8 +67,8 @@ static __always_inline bool read_address(union address *to, struct activity *a)
 	return to->family == AF_UNIX || to->family == AF_INET || to->family == AF_INET6;
 }
 
-// place puts an address on one side of a socket. The family is the socket's: a v4 address of a v6 socket is mapped. When
-// the two do not match, the attempt has failed, and all there is to tell is the address.
+// place puts an address on one side of a socket. The family is the socket's: a v4 address of a v6 socket is mapped.
+// When the two do not match, the attempt has failed, and all there is to tell is the address.
 static __always_inline void place(struct socket_info *i, union address *from, const bool local)
 {
 	u8 *ip = local ? i->local : i->remote;

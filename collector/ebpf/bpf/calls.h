@@ -2,8 +2,9 @@
 //
 // net.socket, net.connect, net.bind, net.listen and net.accept.
 //
-// Where kernel functions can be probed, addresses are taken where the kernel's security hooks see them, whoever asked.
-// Else a connect's is the copy of a cgroup hook, and one that succeeded is what the socket has. Calls that are given no
+// Where kernel functions can be probed, it is those that all system calls for it end in, those of 32-bit callers and
+// socketcall(2) too; addresses are taken where the kernel's security hooks see them, and these and io_uring's functions
+// tell of what io_uring does. Else it is the exits of the system calls: a connect's is the copy of a cgroup hook, and one that succeeded is what the socket has. Calls that are given no
 // socket, or no readable address, are no attempts.
 #pragma once
 
@@ -11,9 +12,9 @@
 
 #define SOCK_TYPE 0xf // the rest are flags
 
-// ints is what the caller of socket(2) gave.
-static __always_inline int socket_made(const enum rung rung, u32 family, u32 type, u32 protocol, struct sock *sk, long ret,
-				       bool unverified)
+// socket_made records a socket: as the kernel made it, or as the caller asked for it.
+static __always_inline int socket_made(const enum rung rung, u32 family, u32 type, u32 protocol, struct sock *sk,
+				       long ret, bool unverified)
 {
 	if (family == AF_UNIX || family == AF_NETLINK)
 		return 0;
@@ -33,9 +34,26 @@ static __always_inline struct sock *made(long fd)
 	return fd >= 0 ? sock_of(fd) : 0;
 }
 
-SYSCALL(socket)
+// always is for what every call of is of interest.
+static __always_inline bool always(unsigned long long *args)
 {
-	return socket_made(rung, arg(0), arg(1), arg(2), made(ret), ret, false);
+	return true;
+}
+
+#define called_socket_wants always
+#define called_accept_wants always
+#define called_listen_wants always
+#define called_connect_wants always
+#define called_bind_wants always
+
+CALL(called_socket, NET_SOCKET, 3)
+{
+	return socket_made(rung, args[0], args[1], args[2], made((int)ret), (int)ret, false);
+}
+
+TRACED(socket)
+{
+	return socket_made(TRACEPOINT, arg(0), arg(1), arg(2), made(ret), ret, false);
 }
 
 static __always_inline bool iouring_socket_wants(unsigned long long *args)
@@ -61,14 +79,19 @@ static __always_inline int accepted(const enum rung rung, struct sock *listener,
 	return sk ? record(rung, &a) : 0;
 }
 
-SYSCALL(accept)
+CALL(called_accept, NET_ACCEPT, 4)
 {
-	return accepted(rung, sock_of(arg(0)), made(ret), ret);
+	return accepted(rung, sock_of(args[0]), made((int)ret), (int)ret);
 }
 
-SYSCALL(accept4)
+TRACED(accept)
 {
-	return accepted(rung, sock_of(arg(0)), made(ret), ret);
+	return accepted(TRACEPOINT, sock_of(arg(0)), made(ret), ret);
+}
+
+TRACED(accept4)
+{
+	return accepted(TRACEPOINT, sock_of(arg(0)), made(ret), ret);
 }
 
 static __always_inline bool iouring_accept_wants(unsigned long long *args)
@@ -91,9 +114,14 @@ static __always_inline int listened(const enum rung rung, struct sock *sk, u32 b
 	return sk ? record(rung, &a) : 0;
 }
 
-SYSCALL(listen)
+CALL(called_listen, NET_LISTEN, 2)
 {
-	return listened(rung, sock_of(arg(0)), arg(1), ret, false);
+	return listened(rung, sock_of(args[0]), args[1], (int)ret, false);
+}
+
+TRACED(listen)
+{
+	return listened(TRACEPOINT, sock_of(arg(0)), arg(1), ret, false);
 }
 
 static __always_inline bool iouring_listen_wants(unsigned long long *args)
@@ -130,6 +158,16 @@ PROBE(socket_bind, struct socket *socket, struct sockaddr *address, int length)
 	struct sock *sk = BPF_CORE_READ(socket, sk);
 	struct activity a = {.kind = NET_BIND, .sk = sk, .address = (u64)address, .length = length};
 	return binds(family_of(sk)) ? await(rung, &a) : 0;
+}
+
+CALL(called_connect, NET_CONNECT, 3)
+{
+	return settle(NET_CONNECT, sock_of(args[0]), (int)ret);
+}
+
+CALL(called_bind, NET_BIND, 3)
+{
+	return settle(NET_BIND, sock_of(args[0]), (int)ret);
 }
 
 // The functions in which io_uring and the system calls meet, if the compiler did not put them into the latter.
@@ -175,11 +213,9 @@ static __always_inline int connect_exit(u32 fd, u64 address, u32 length, long re
 	return record(TRACEPOINT, &a);
 }
 
-SYSCALL(connect)
+TRACED(connect)
 {
-	if (rung == TRACEPOINT)
-		return connect_exit(arg(0), arg(1), arg(2), ret);
-	return settle(NET_CONNECT, sock_of(arg(0)), ret);
+	return connect_exit(arg(0), arg(1), arg(2), ret);
 }
 
 static __always_inline int bind_exit(u32 fd, u64 address, u32 length, long ret)
@@ -196,11 +232,9 @@ static __always_inline int bind_exit(u32 fd, u64 address, u32 length, long ret)
 	return record(TRACEPOINT, &a);
 }
 
-SYSCALL(bind)
+TRACED(bind)
 {
-	if (rung == TRACEPOINT)
-		return bind_exit(arg(0), arg(1), arg(2), ret);
-	return settle(NET_BIND, sock_of(arg(0)), ret);
+	return bind_exit(arg(0), arg(1), arg(2), ret);
 }
 
 // include/uapi/linux/net.h
@@ -211,7 +245,7 @@ enum {
 
 // socketcall is how 32-bit programs call all of these. The arguments are in the caller's memory: those that nothing
 // confirms are flagged.
-SYSCALL(socketcall)
+TRACED(socketcall)
 {
 	u32 args[6] = {};
 	u64 from = arg(1);
@@ -220,27 +254,22 @@ SYSCALL(socketcall)
 	bpf_probe_read_user(&args[2], sizeof(u32), (void *)from + 2 * sizeof(u32)); // of listen(2) it is none
 	switch ((u32)arg(0)) {
 	case SYS_SOCKET:
-		return socket_made(rung, args[0], args[1], args[2], made(ret), ret, true);
+		return socket_made(TRACEPOINT, args[0], args[1], args[2], made(ret), ret, true);
 	case SYS_ACCEPT:
 	case SYS_ACCEPT4:
-		return accepted(rung, sock_of(args[0]), made(ret), ret);
+		return accepted(TRACEPOINT, sock_of(args[0]), made(ret), ret);
 	case SYS_LISTEN:
-		return listened(rung, sock_of(args[0]), args[1], ret, true);
+		return listened(TRACEPOINT, sock_of(args[0]), args[1], ret, true);
 	case SYS_CONNECT:
-		if (rung == TRACEPOINT)
-			return connect_exit(args[0], args[1], args[2], ret);
-		return settle(NET_CONNECT, sock_of(args[0]), ret);
+		return connect_exit(args[0], args[1], args[2], ret);
 	case SYS_BIND:
-		if (rung == TRACEPOINT)
-			return bind_exit(args[0], args[1], args[2], ret);
-		return settle(NET_BIND, sock_of(args[0]), ret);
+		return bind_exit(args[0], args[1], args[2], ret);
 	case SYS_SENDTO:
 		bpf_probe_read_user(&args[4], 2 * sizeof(u32), (void *)from + 4 * sizeof(u32));
-		return rung == TRACEPOINT ? sendto_exit(args[0], args[4], args[5], ret) : 0;
+		return sendto_exit(args[0], args[4], args[5], ret);
 	case SYS_SENDMSG:
 	case SYS_SENDMMSG:
-		if (rung == TRACEPOINT)
-			send_exit(args[0], ret);
+		send_exit(args[0], ret);
 	}
 	return 0;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// net.send: what is sent to an address that the socket is not connected to, and TCP Fast Open. Where kernel functions can
-// be probed, it is those by which UDP, raw and ping sockets send: they have the kernel's copy of the address, also of
-// what io_uring sends and of each message of sendmmsg(2). Else it is the copy of a cgroup hook, which UDP and TCP call;
-// of raw and ping sockets sendto(2) alone tells, with the address in the caller's memory.
+// net.send: what is sent to an address that the socket is not connected to, and TCP Fast Open. Where kernel functions
+// can be probed, it is those by which UDP, raw and ping sockets send: they have the kernel's copy of the address, also
+// of what io_uring sends and of each message of sendmmsg(2). Else it is the copy of a cgroup hook, which UDP and TCP
+// call; of raw and ping sockets sendto(2) alone tells, with the address in the caller's memory.
 #pragma once
 
 #include "copies.h"
