@@ -71,16 +71,15 @@ const (
 	fileProgFentryUnlinkBegin        = "fentry_unlink_begin"
 	fileProgFexitChmod               = "fexit_chmod"
 	fileProgFexitChown               = "fexit_chown"
-	fileProgFexitChown16             = "fexit_chown16"
+	fileProgFexitChown16End          = "fexit_chown16_end"
 	fileProgFexitFchmod              = "fexit_fchmod"
 	fileProgFexitFchmodat            = "fexit_fchmodat"
 	fileProgFexitFchmodat2           = "fexit_fchmodat2"
 	fileProgFexitFchown              = "fexit_fchown"
-	fileProgFexitFchown16            = "fexit_fchown16"
+	fileProgFexitFchown16End         = "fexit_fchown16_end"
 	fileProgFexitFchownat            = "fexit_fchownat"
 	fileProgFexitFilpOpen            = "fexit_filp_open"
 	fileProgFexitLchown              = "fexit_lchown"
-	fileProgFexitLchown16            = "fexit_lchown16"
 	fileProgFexitLink                = "fexit_link"
 	fileProgFexitLinkEnd             = "fexit_link_end"
 	fileProgFexitLinkat              = "fexit_linkat"
@@ -111,16 +110,15 @@ const (
 	fileProgKprobeUnlinkBegin        = "kprobe_unlink_begin"
 	fileProgKretprobeChmod           = "kretprobe_chmod"
 	fileProgKretprobeChown           = "kretprobe_chown"
-	fileProgKretprobeChown16         = "kretprobe_chown16"
+	fileProgKretprobeChown16End      = "kretprobe_chown16_end"
 	fileProgKretprobeFchmod          = "kretprobe_fchmod"
 	fileProgKretprobeFchmodat        = "kretprobe_fchmodat"
 	fileProgKretprobeFchmodat2       = "kretprobe_fchmodat2"
 	fileProgKretprobeFchown          = "kretprobe_fchown"
-	fileProgKretprobeFchown16        = "kretprobe_fchown16"
+	fileProgKretprobeFchown16End     = "kretprobe_fchown16_end"
 	fileProgKretprobeFchownat        = "kretprobe_fchownat"
 	fileProgKretprobeFilpOpen        = "kretprobe_filp_open"
 	fileProgKretprobeLchown          = "kretprobe_lchown"
-	fileProgKretprobeLchown16        = "kretprobe_lchown16"
 	fileProgKretprobeLink            = "kretprobe_link"
 	fileProgKretprobeLinkEnd         = "kretprobe_link_end"
 	fileProgKretprobeLinkat          = "kretprobe_linkat"
@@ -257,16 +255,15 @@ type fileProgramSpecs struct {
 	FentryUnlinkBegin        *ebpf.ProgramSpec `ebpf:"fentry_unlink_begin"`
 	FexitChmod               *ebpf.ProgramSpec `ebpf:"fexit_chmod"`
 	FexitChown               *ebpf.ProgramSpec `ebpf:"fexit_chown"`
-	FexitChown16             *ebpf.ProgramSpec `ebpf:"fexit_chown16"`
+	FexitChown16End          *ebpf.ProgramSpec `ebpf:"fexit_chown16_end"`
 	FexitFchmod              *ebpf.ProgramSpec `ebpf:"fexit_fchmod"`
 	FexitFchmodat            *ebpf.ProgramSpec `ebpf:"fexit_fchmodat"`
 	FexitFchmodat2           *ebpf.ProgramSpec `ebpf:"fexit_fchmodat2"`
 	FexitFchown              *ebpf.ProgramSpec `ebpf:"fexit_fchown"`
-	FexitFchown16            *ebpf.ProgramSpec `ebpf:"fexit_fchown16"`
+	FexitFchown16End         *ebpf.ProgramSpec `ebpf:"fexit_fchown16_end"`
 	FexitFchownat            *ebpf.ProgramSpec `ebpf:"fexit_fchownat"`
 	FexitFilpOpen            *ebpf.ProgramSpec `ebpf:"fexit_filp_open"`
 	FexitLchown              *ebpf.ProgramSpec `ebpf:"fexit_lchown"`
-	FexitLchown16            *ebpf.ProgramSpec `ebpf:"fexit_lchown16"`
 	FexitLink                *ebpf.ProgramSpec `ebpf:"fexit_link"`
 	FexitLinkEnd             *ebpf.ProgramSpec `ebpf:"fexit_link_end"`
 	FexitLinkat              *ebpf.ProgramSpec `ebpf:"fexit_linkat"`
@@ -297,16 +294,15 @@ type fileProgramSpecs struct {
 	KprobeUnlinkBegin        *ebpf.ProgramSpec `ebpf:"kprobe_unlink_begin"`
 	KretprobeChmod           *ebpf.ProgramSpec `ebpf:"kretprobe_chmod"`
 	KretprobeChown           *ebpf.ProgramSpec `ebpf:"kretprobe_chown"`
-	KretprobeChown16         *ebpf.ProgramSpec `ebpf:"kretprobe_chown16"`
+	KretprobeChown16End      *ebpf.ProgramSpec `ebpf:"kretprobe_chown16_end"`
 	KretprobeFchmod          *ebpf.ProgramSpec `ebpf:"kretprobe_fchmod"`
 	KretprobeFchmodat        *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat"`
 	KretprobeFchmodat2       *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat2"`
 	KretprobeFchown          *ebpf.ProgramSpec `ebpf:"kretprobe_fchown"`
-	KretprobeFchown16        *ebpf.ProgramSpec `ebpf:"kretprobe_fchown16"`
+	KretprobeFchown16End     *ebpf.ProgramSpec `ebpf:"kretprobe_fchown16_end"`
 	KretprobeFchownat        *ebpf.ProgramSpec `ebpf:"kretprobe_fchownat"`
 	KretprobeFilpOpen        *ebpf.ProgramSpec `ebpf:"kretprobe_filp_open"`
 	KretprobeLchown          *ebpf.ProgramSpec `ebpf:"kretprobe_lchown"`
-	KretprobeLchown16        *ebpf.ProgramSpec `ebpf:"kretprobe_lchown16"`
 	KretprobeLink            *ebpf.ProgramSpec `ebpf:"kretprobe_link"`
 	KretprobeLinkEnd         *ebpf.ProgramSpec `ebpf:"kretprobe_link_end"`
 	KretprobeLinkat          *ebpf.ProgramSpec `ebpf:"kretprobe_linkat"`
@@ -501,16 +497,15 @@ type filePrograms struct {
 	FentryUnlinkBegin        *ebpf.Program `ebpf:"fentry_unlink_begin"`
 	FexitChmod               *ebpf.Program `ebpf:"fexit_chmod"`
 	FexitChown               *ebpf.Program `ebpf:"fexit_chown"`
-	FexitChown16             *ebpf.Program `ebpf:"fexit_chown16"`
+	FexitChown16End          *ebpf.Program `ebpf:"fexit_chown16_end"`
 	FexitFchmod              *ebpf.Program `ebpf:"fexit_fchmod"`
 	FexitFchmodat            *ebpf.Program `ebpf:"fexit_fchmodat"`
 	FexitFchmodat2           *ebpf.Program `ebpf:"fexit_fchmodat2"`
 	FexitFchown              *ebpf.Program `ebpf:"fexit_fchown"`
-	FexitFchown16            *ebpf.Program `ebpf:"fexit_fchown16"`
+	FexitFchown16End         *ebpf.Program `ebpf:"fexit_fchown16_end"`
 	FexitFchownat            *ebpf.Program `ebpf:"fexit_fchownat"`
 	FexitFilpOpen            *ebpf.Program `ebpf:"fexit_filp_open"`
 	FexitLchown              *ebpf.Program `ebpf:"fexit_lchown"`
-	FexitLchown16            *ebpf.Program `ebpf:"fexit_lchown16"`
 	FexitLink                *ebpf.Program `ebpf:"fexit_link"`
 	FexitLinkEnd             *ebpf.Program `ebpf:"fexit_link_end"`
 	FexitLinkat              *ebpf.Program `ebpf:"fexit_linkat"`
@@ -541,16 +536,15 @@ type filePrograms struct {
 	KprobeUnlinkBegin        *ebpf.Program `ebpf:"kprobe_unlink_begin"`
 	KretprobeChmod           *ebpf.Program `ebpf:"kretprobe_chmod"`
 	KretprobeChown           *ebpf.Program `ebpf:"kretprobe_chown"`
-	KretprobeChown16         *ebpf.Program `ebpf:"kretprobe_chown16"`
+	KretprobeChown16End      *ebpf.Program `ebpf:"kretprobe_chown16_end"`
 	KretprobeFchmod          *ebpf.Program `ebpf:"kretprobe_fchmod"`
 	KretprobeFchmodat        *ebpf.Program `ebpf:"kretprobe_fchmodat"`
 	KretprobeFchmodat2       *ebpf.Program `ebpf:"kretprobe_fchmodat2"`
 	KretprobeFchown          *ebpf.Program `ebpf:"kretprobe_fchown"`
-	KretprobeFchown16        *ebpf.Program `ebpf:"kretprobe_fchown16"`
+	KretprobeFchown16End     *ebpf.Program `ebpf:"kretprobe_fchown16_end"`
 	KretprobeFchownat        *ebpf.Program `ebpf:"kretprobe_fchownat"`
 	KretprobeFilpOpen        *ebpf.Program `ebpf:"kretprobe_filp_open"`
 	KretprobeLchown          *ebpf.Program `ebpf:"kretprobe_lchown"`
-	KretprobeLchown16        *ebpf.Program `ebpf:"kretprobe_lchown16"`
 	KretprobeLink            *ebpf.Program `ebpf:"kretprobe_link"`
 	KretprobeLinkEnd         *ebpf.Program `ebpf:"kretprobe_link_end"`
 	KretprobeLinkat          *ebpf.Program `ebpf:"kretprobe_linkat"`
@@ -641,16 +635,15 @@ func (p *filePrograms) Close() error {
 		p.FentryUnlinkBegin,
 		p.FexitChmod,
 		p.FexitChown,
-		p.FexitChown16,
+		p.FexitChown16End,
 		p.FexitFchmod,
 		p.FexitFchmodat,
 		p.FexitFchmodat2,
 		p.FexitFchown,
-		p.FexitFchown16,
+		p.FexitFchown16End,
 		p.FexitFchownat,
 		p.FexitFilpOpen,
 		p.FexitLchown,
-		p.FexitLchown16,
 		p.FexitLink,
 		p.FexitLinkEnd,
 		p.FexitLinkat,
@@ -681,16 +674,15 @@ func (p *filePrograms) Close() error {
 		p.KprobeUnlinkBegin,
 		p.KretprobeChmod,
 		p.KretprobeChown,
-		p.KretprobeChown16,
+		p.KretprobeChown16End,
 		p.KretprobeFchmod,
 		p.KretprobeFchmodat,
 		p.KretprobeFchmodat2,
 		p.KretprobeFchown,
-		p.KretprobeFchown16,
+		p.KretprobeFchown16End,
 		p.KretprobeFchownat,
 		p.KretprobeFilpOpen,
 		p.KretprobeLchown,
-		p.KretprobeLchown16,
 		p.KretprobeLink,
 		p.KretprobeLinkEnd,
 		p.KretprobeLinkat,

@@ -121,7 +121,7 @@ func cgroup(program string, attach ebpf.AttachType) hook {
 // forms are the names of a system call's 32-bit forms. The one whose ids have 16 bits has that at its name's end; where
 // it has a handler of its own it is not among them.
 func (l *ladder) forms(name string) []string {
-	if slices.Contains(l.syscalls, name+"16") {
+	if slices.Contains(l.syscalls, name+"16") || slices.Contains(l.traced, name+"16") {
 		return []string{name}
 	}
 	return []string{name, name + "16"}

@@ -140,7 +140,9 @@ func ladders() []ladder {
 			syscalls: []string{"chmod", "fchmod", "fchmodat", "fchmodat2"}},
 		{kinds: []event.Kind{event.FileChown}, object: fileObject,
 			entries:  []probe{{"chown_common", "chown_common", false}},
-			syscalls: []string{"chown", "lchown", "fchown", "fchownat", "chown16", "lchown16", "fchown16"}},
+			exits:    []probe{{"chown16_end", "do_fchownat", true}, {"fchown16_end", "ksys_fchown", true}},
+			syscalls: []string{"chown", "lchown", "fchown", "fchownat"},
+			traced:   []string{"chown16", "lchown16", "fchown16"}},
 		{kinds: []event.Kind{event.NetSocket, event.NetConnect, event.NetAccept, event.NetBind, event.NetListen},
 			object: netObject,
 			entries: []probe{

@@ -82,7 +82,7 @@ func TestLastRungIsKept(t *testing.T) {
 	o := newObserver(h)
 	o.run(t, s)
 	for range 3 {
-		if s.NextRung(event.FileOpen, "no event") || s.NextRung(event.ProcessExec, "no event") {
+		if s.NextRung(event.FileOpen, "no event") || s.NextRung(event.FileRename, "no event") {
 			t.Fatal("moved to a rung that there is not")
 		}
 	}

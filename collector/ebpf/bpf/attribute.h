@@ -102,22 +102,40 @@ SYSCALL(fchownat)
 	return of_name(rung, &c, argument(0), argument(1), argument(4));
 }
 
-// Those with ids of 16 bits, which 32-bit callers on amd64 have.
+// Those with ids of 16 bits, which 32-bit callers on amd64 have. Not every kernel's types have their functions: where
+// functions are probed they are seen at the end of what they call.
+#define NR_lchown16 16 // arch/x86/entry/syscalls/syscall_32.tbl
+#define NR_fchown16 95
+#define NR_chown16 182
 
-SYSCALL(chown16)
+static __noinline int chowned16(enum rung rung, int ret, bool descriptor)
 {
 	struct change c = {.kind = FILE_CHOWN, .errno = errno_of(ret), .uid = wide(argument(1)), .gid = wide(argument(2))};
-	return of_name(rung, &c, AT_FDCWD, argument(0), 0);
+	return descriptor ? of_descriptor(rung, &c) : of_name(rung, &c, AT_FDCWD, argument(0), 0);
 }
 
-SYSCALL(lchown16)
+EXIT(chown16_end, 5)
 {
-	struct change c = {.kind = FILE_CHOWN, .errno = errno_of(ret), .uid = wide(argument(1)), .gid = wide(argument(2))};
-	return of_name(rung, &c, AT_FDCWD, argument(0), 0);
+	bool old = compat() && (call_number() == NR_chown16 || call_number() == NR_lchown16);
+	return old ? chowned16(rung, ret, false) : 0;
 }
 
-SYSCALL(fchown16)
+EXIT(fchown16_end, 3)
 {
-	struct change c = {.kind = FILE_CHOWN, .errno = errno_of(ret), .uid = wide(argument(1)), .gid = wide(argument(2))};
-	return of_descriptor(rung, &c);
+	return compat() && call_number() == NR_fchown16 ? chowned16(rung, ret, true) : 0;
+}
+
+TRACED(chown16)
+{
+	return chowned16(TRACEPOINT, ret, false);
+}
+
+TRACED(lchown16)
+{
+	return chowned16(TRACEPOINT, ret, false);
+}
+
+TRACED(fchown16)
+{
+	return chowned16(TRACEPOINT, ret, true);
 }
