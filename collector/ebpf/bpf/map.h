@@ -38,7 +38,7 @@ static __always_inline u64 changed(struct inode *inode)
 struct mapping {
 	struct file *file;
 	u64 address, length;
-	u32 protection, flags;
+	u32 protection, flags, fd;
 	s32 errno;
 	u16 unverified;  // FLAG_UNVERIFIED
 };
@@ -111,15 +111,21 @@ CALL(mmap, MEMORY_MAP, 6)
 	return mapped(rung, &m);
 }
 
-// made takes the file of a mapping that was made from there.
-static long made(struct task_struct *task, struct vm_area_struct *area, struct mapping *m)
+// made records a mapping by what was made, or when that is not known by the descriptor. It is called by name too, as
+// old kernels take no function that is only given to others.
+static __noinline long made(struct task_struct *task, struct vm_area_struct *area, struct mapping *m)
 {
-	m->file = BPF_CORE_READ(area, vm_file);
+	if (area) {
+		m->file = BPF_CORE_READ(area, vm_file);
+	} else {
+		m->file = file_of(m->fd);
+		m->unverified = m->file ? FLAG_UNVERIFIED : 0;
+	}
 	mapped(TRACEPOINT, m);
 	return 0;
 }
 
-static __noinline int traced_mapping(struct mapping *m, u32 fd)
+static __noinline int traced_mapping(struct mapping *m)
 {
 	if (!m || !(m->protection & PROT_EXEC))
 		return 0;
@@ -128,19 +134,18 @@ static __noinline int traced_mapping(struct mapping *m, u32 fd)
 	if (m->errno == 0 && bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_find_vma) &&
 	    bpf_find_vma(bpf_get_current_task_btf(), m->address, made, m, 0) == 0)
 		return 0;
-	m->file = file_of(fd);
-	m->unverified = m->file ? FLAG_UNVERIFIED : 0;
-	return mapped(TRACEPOINT, m);
+	return made(0, 0, m);
 }
 
 static __always_inline int traced_mmap_call(long ret)
 {
 	struct mapping m = {
-		.address = arg(0), .length = arg(1), .protection = arg(2), .flags = arg(3), .errno = errno_of(ret),
+		.address = arg(0), .length = arg(1), .protection = arg(2), .flags = arg(3), .fd = arg(4),
+		.errno = errno_of(ret),
 	};
 	if (!m.errno)
 		m.address = ret;
-	return traced_mapping(&m, arg(4));
+	return traced_mapping(&m);
 }
 
 TRACED(mmap)

@@ -94,7 +94,8 @@ static __noinline int record_protection(struct protection *p)
 	return 0;
 }
 
-static long changed_area(struct task_struct *task, struct vm_area_struct *area, struct protection *p)
+// changed_area is called by name too: see made.
+static __noinline long changed_area(struct task_struct *task, struct vm_area_struct *area, struct protection *p)
 {
 	p->area = area;
 	record_protection(p);
@@ -118,7 +119,7 @@ static __noinline int protected(enum rung rung, long ret)
 	if (rung == TRACEPOINT && bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_find_vma) &&
 	    bpf_find_vma(bpf_get_current_task_btf(), arg(0), changed_area, &p, 0) == 0)
 		return 0;
-	return record_protection(&p);
+	return changed_area(0, 0, &p);
 }
 
 SYSCALL(mprotect)
