@@ -88,12 +88,11 @@ static __always_inline void emit_dns(struct __sk_buff *skb, struct dns_record *r
 		len = max;
 		r->header.flags |= FLAG_PAYLOAD_CUT;
 	}
-	barrier_var(len);
-	if (len > max || len == 0)
-		len = 1;
 	r->payload_len = len;
 	__builtin_memcpy(to, r, sizeof(*r));
-	if (bpf_skb_load_bytes(skb, at, (void *)(to + 1), len) != 0)
+	u64 last = (u64)len - 1; // so that the verifier knows both bounds
+	barrier_var(last);
+	if (last >= max || bpf_skb_load_bytes(skb, at, (void *)(to + 1), last + 1) != 0)
 		to->payload_len = 0;
 	bpf_ringbuf_submit(to, wakeup());
 }
