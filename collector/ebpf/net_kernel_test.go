@@ -3,6 +3,7 @@ package ebpf
 import (
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -29,6 +30,7 @@ type outcome struct {
 	FD            int // its descriptor, or the one it made
 	Errno         unix.Errno
 	Local, Remote netip.AddrPort
+	Ringed        bool // io_uring did it
 }
 
 // wayToCall makes system calls in one of the ways there are.
@@ -79,6 +81,27 @@ func (c *nativeCaller) call(name string, args ...uint64) int {
 type ringCaller struct {
 	nativeCaller
 	ring *ring
+	last uint8 // the highest opcode that this kernel knows
+}
+
+func newRingCaller() (*ringCaller, error) {
+	r, err := newRing(0)
+	if err != nil {
+		return nil, err
+	}
+	const registerProbe, entries = 8, 64
+	var probe [16 + 8*entries]byte // struct io_uring_probe
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), registerProbe, pointer(&probe), entries, 0, 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("probe io_uring: %w", errno)
+	}
+	return &ringCaller{ring: r, last: probe[0]}, nil
+}
+
+// rings tells whether io_uring does a call.
+func (c *ringCaller) rings(name string) bool {
+	opcode, ok := ringOpcodes[name]
+	return ok && opcode <= c.last
 }
 
 // include/uapi/linux/io_uring.h
@@ -87,11 +110,10 @@ var ringOpcodes = map[string]uint8{
 }
 
 func (c *ringCaller) call(name string, args ...uint64) int {
-	opcode, ok := ringOpcodes[name]
-	if !ok {
+	if !c.rings(name) {
 		return c.nativeCaller.call(name, args...)
 	}
-	s := sqe{Opcode: opcode, FD: int32(args[0])}
+	s := sqe{Opcode: ringOpcodes[name], FD: int32(args[0])}
 	switch name {
 	case "connect", "bind":
 		s.Address, s.Offset = args[1], args[2]
@@ -116,8 +138,7 @@ func callerOf(way string) (wayToCall, error) {
 	case "native":
 		return new(nativeCaller), nil
 	case "io_uring":
-		r, err := newRing(0)
-		return &ringCaller{ring: r}, err
+		return newRingCaller()
 	}
 	return compatCaller(way)
 }
@@ -152,8 +173,8 @@ func (s *step) do(c wayToCall, before []outcome) (o outcome) {
 	if s.FD > 0 {
 		o.FD = before[s.FD-1].FD
 	}
-	if s.Plain {
-		if r, ok := c.(*ringCaller); ok {
+	if r, ok := c.(*ringCaller); ok {
+		if o.Ringed = r.rings(s.Call) && !s.Plain; !o.Ringed {
 			c = &r.nativeCaller
 		}
 	}
@@ -467,7 +488,7 @@ func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bo
 	}
 	got = got[1:] // the socket that the loopback interface was brought up with
 	for _, d := range test.want {
-		want := d.event(test.steps[d.step-1], outcomes[d.step-1], way, tracepoint)
+		want := d.event(outcomes[d.step-1], way, tracepoint)
 		if want.Kind == 0 {
 			continue
 		}
@@ -484,7 +505,7 @@ func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bo
 }
 
 // event is what is to be recorded; of kind 0 when that cannot be.
-func (d *done) event(s step, o outcome, way string, tracepoint bool) event.Event {
+func (d *done) event(o outcome, way string, tracepoint bool) event.Event {
 	n := d.net
 	if d.local {
 		n.LocalPort = o.Local.Port()
@@ -496,7 +517,7 @@ func (d *done) event(s step, o outcome, way string, tracepoint bool) event.Event
 		n.RemoteIP, n.RemotePort = o.Remote.Addr().Unmap(), o.Remote.Port()
 	}
 	result := int32(o.Errno)
-	if _, ringed := ringOpcodes[s.Call]; ringed && !s.Plain && way == "io_uring" && tracepoint {
+	if o.Ringed && tracepoint {
 		switch {
 		case d.kind != event.NetConnect && d.kind != event.NetSend, n.Family == event.Unix:
 			return event.Event{} // no hook tells of it

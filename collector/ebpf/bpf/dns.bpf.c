@@ -84,18 +84,15 @@ static __always_inline void emit_dns(struct __sk_buff *skb, struct dns_record *r
 		count(r->header.kind, ring_full);
 		return;
 	}
-	u64 n = len; // the verifier follows the bounds of 64 bits better
-	barrier_var(n);
-	if (n > max) {
-		n = max;
+	if (len > max) {
+		len = max;
 		r->header.flags |= FLAG_PAYLOAD_CUT;
 	}
-	barrier_var(n);
-	if (n == 0)
-		n = 1;
-	r->payload_len = n;
+	r->payload_len = len;
 	__builtin_memcpy(to, r, sizeof(*r));
-	if (bpf_skb_load_bytes(skb, at, (void *)(to + 1), n) != 0)
+	u64 last = (u64)len - 1; // so that the verifier knows both bounds
+	barrier_var(last);
+	if (last >= max || bpf_skb_load_bytes(skb, at, (void *)(to + 1), last + 1) != 0)
 		to->payload_len = 0;
 	bpf_ringbuf_submit(to, wakeup());
 }

@@ -40,13 +40,19 @@ static __always_inline bool sendmsg6_wants(unsigned long long *args)
 	return sendmsg_wants(args);
 }
 
-// What goes to an IPv4 address is handed on to the function for that, with an address of its length.
+// What goes to an IPv4 address, UDP hands on to the function for that, on old kernels with an
+// address of that length from then on.
 CALL(sendmsg6, NET_SEND, 3)
 {
 	struct msghdr *msg = (void *)args[1];
-	u16 family = 0;
-	bpf_probe_read_kernel(&family, sizeof(family), BPF_CORE_READ(msg, msg_name));
-	if (family != AF_INET6 || BPF_CORE_READ(msg, msg_namelen) < SIN6_LEN_RFC2133)
+	union address to = {};
+	bpf_probe_read_kernel(&to, SIN6_LEN_RFC2133, BPF_CORE_READ(msg, msg_name));
+	if (to.family != AF_INET6 || BPF_CORE_READ(msg, msg_namelen) < SIN6_LEN_RFC2133)
+		return 0;
+	u8 mapped[16];
+	map_ipv4(mapped, *(u32 *)(to.v6.ip + 12));
+	if (__builtin_memcmp(mapped, to.v6.ip, sizeof(mapped)) == 0 &&
+	    BPF_CORE_READ((struct sock *)args[0], sk_type) != SOCK_RAW)
 		return 0;
 	return sent(rung, (void *)args[0], msg, (int)ret);
 }

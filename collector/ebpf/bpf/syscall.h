@@ -69,6 +69,7 @@ static __always_inline long number_at(const unsigned long long *at)
 // returned, as the programs fexit_NAME, kprobe_NAME and kretprobe_NAME. NAME_wants tells by the arguments whether
 // the exit is of interest; kind is what is lost when there is no room to remember them.
 #define CALL(name, kind, nargs)                                                             \
+	enum { name##_call = __COUNTER__ }; /* one may be called by another of its kind */  \
 	static __always_inline int name(const enum rung rung, unsigned long long *args, long ret); \
 	SEC("fexit")                                                                        \
 	int fexit_##name(unsigned long long *ctx)                                           \
@@ -78,7 +79,7 @@ static __always_inline long number_at(const unsigned long long *at)
 	SEC("kprobe")                                                                       \
 	int kprobe_##name(struct pt_regs *ctx)                                              \
 	{                                                                                   \
-		struct call_key key = {bpf_get_current_pid_tgid(), kind};                   \
+		struct call_key key = {bpf_get_current_pid_tgid(), (u64)(kind) << 32 | name##_call}; \
 		struct call call = {{PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), \
 				     PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx)}};              \
 		if (!name##_wants(call.args))                                               \
@@ -92,7 +93,7 @@ static __always_inline long number_at(const unsigned long long *at)
 	SEC("kretprobe")                                                                    \
 	int kretprobe_##name(struct pt_regs *ctx)                                           \
 	{                                                                                   \
-		struct call_key key = {bpf_get_current_pid_tgid(), kind};                   \
+		struct call_key key = {bpf_get_current_pid_tgid(), (u64)(kind) << 32 | name##_call}; \
 		struct call *call = bpf_map_lookup_elem(&calls, &key);                      \
 		if (!call)                                                                  \
 			return 0;                                                           \
