@@ -38,19 +38,23 @@ struct mounting {
 	struct naming source, target, type;
 };
 
-static __noinline int append_naming(struct scratch *s, struct text *text, struct naming *n)
+// append_name appends what is no place. To look at each way to a path takes old kernels long when a program is loaded.
+static __always_inline void append_name(struct scratch *s, struct text *text, struct naming *n)
 {
-	if (!s || !text || !n)
-		return 0;
-	if (n->mnt)
-		append_path(s, text, n->mnt, n->dentry);
-	else if (n->kernel)
+	if (n->kernel)
 		append_string(s, text, n->kernel);
 	else if (n->user)
 		append_user(s, text, n->user);
 	else
 		no_text(text);
-	return 0;
+}
+
+static __always_inline void append_naming(struct scratch *s, struct text *text, struct naming *n)
+{
+	if (n->mnt)
+		append_path(s, text, n->mnt, n->dentry);
+	else
+		append_name(s, text, n);
 }
 
 // mounted records a call, or has its record wait.
@@ -77,7 +81,7 @@ static __noinline int mounted(enum rung rung, struct mounting *m)
 	r->reserved = 0;
 	append_naming(s, &r->source, &m->source);
 	append_naming(s, &r->target, &m->target);
-	append_naming(s, &r->type, &m->type);
+	append_name(s, &r->type, &m->type);
 	if (r->type.len > TYPE_MAX) { // no file system's name is that long; a waiting record must be of bounded length
 		s->used -= r->type.len - TYPE_MAX;
 		r->type.len = TYPE_MAX;
