@@ -239,7 +239,7 @@ func TestFieldNames(t *testing.T) {
 		event.FieldExe | event.FieldScript:   `["exe","script"]`,
 		event.FieldPath | event.FieldPayload: `["path","payload"]`,
 		event.FieldTarget | event.FieldName:  `["target","name"]`,
-		1<<10 | event.FieldSource:            `["source","0x400"]`,
+		1<<15 | event.FieldSource:            `["source","0x8000"]`,
 	} {
 		if got, err := json.Marshal(fields); err != nil || string(got) != want {
 			t.Errorf("%#x: %s (%v), want %s", uint16(fields), got, err, want)

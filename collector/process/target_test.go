@@ -100,7 +100,7 @@ func TestTargetTakesNoPlaceFromItsEvent(t *testing.T) {
 
 // The event of a call that changed credentials has those from before, what comes later those from after it, also as a
 // target; and what later events say themselves counts.
-func TestSetID(t *testing.T) {
+func TestSetIDUpdatesTheTable(t *testing.T) {
 	const failed = 1
 	type ids = event.SetID
 	id := event.Some[uint32]

@@ -33,6 +33,9 @@ hostname taskguard-vm
 while read -r module; do insmod "$module" || echo "init: insmod $module failed"; done </tests/modules
 
 export TASKGUARD_REQUIRE=kernel TASKGUARD_BIN=/tests/bin
+# Emulated, the kernel's verifier takes longer than the 10 ms after which Go's runtime sends a signal to a busy thread,
+# and gives up at a signal.
+export GODEBUG=asyncpreemptoff=1
 # A module that no test needs to be loaded, for those that load one.
 TASKGUARD_MODULE=$(cat /tests/module)
 export TASKGUARD_MODULE

@@ -135,6 +135,7 @@ func (b *Builder) module(l *event.Module) []byte {
 	m = b.appendRef(m, 8, l.SHA256)
 	m = b.appendRef(m, 9, l.HashState)
 	m = appendUint(m, 10, uint64(l.Truncated))
+	m = appendBool(m, 11, l.Unverified)
 	b.nested = m
 	return m
 }
@@ -143,7 +144,7 @@ func (d *decoder) module(m *batchpb.Module) *event.Module {
 	return &event.Module{
 		Call: d.str(m.Call), Name: d.str(m.Name), Path: d.str(m.Path), Device: event.Device(m.Device), Inode: m.Inode,
 		UpperLayer: m.UpperLayer, Flags: event.ModuleFlags(m.Flags), SHA256: d.str(m.Sha256),
-		HashState: d.str(m.HashState), Truncated: event.Fields(m.Truncated),
+		HashState: d.str(m.HashState), Truncated: event.Fields(m.Truncated), Unverified: m.Unverified,
 	}
 }
 

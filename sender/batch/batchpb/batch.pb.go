@@ -2373,6 +2373,7 @@ type Module struct {
 	Sha256        uint32                 `protobuf:"varint,8,opt,name=sha256,proto3" json:"sha256,omitempty"`                        // -> strings: hexadecimal
 	HashState     uint32                 `protobuf:"varint,9,opt,name=hash_state,json=hashState,proto3" json:"hash_state,omitempty"` // -> strings
 	Truncated     uint32                 `protobuf:"varint,10,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Unverified    bool                   `protobuf:"varint,11,opt,name=unverified,proto3" json:"unverified,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2475,6 +2476,13 @@ func (x *Module) GetTruncated() uint32 {
 		return x.Truncated
 	}
 	return 0
+}
+
+func (x *Module) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
 }
 
 type BPF struct {
@@ -2969,7 +2977,7 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"unverified\x18\x10 \x01(\bR\n" +
 	"unverified\x12\x1c\n" +
-	"\ttruncated\x18\x11 \x01(\rR\ttruncated\"\xfe\x01\n" +
+	"\ttruncated\x18\x11 \x01(\rR\ttruncated\"\x9e\x02\n" +
 	"\x06Module\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\rR\x04call\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\rR\x04name\x12\x12\n" +
@@ -2983,7 +2991,10 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"hash_state\x18\t \x01(\rR\thashState\x12\x1c\n" +
 	"\ttruncated\x18\n" +
-	" \x01(\rR\ttruncated\"\x90\x01\n" +
+	" \x01(\rR\ttruncated\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\v \x01(\bR\n" +
+	"unverified\"\x90\x01\n" +
 	"\x03BPF\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\rR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\rR\x04name\x12\"\n" +
