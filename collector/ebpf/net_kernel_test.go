@@ -496,6 +496,11 @@ func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bo
 		if len(got) == 0 {
 			t.Fatalf("no event of step %d, %s", d.step, test.steps[d.step-1].Call)
 		}
+		// On old kernels io_uring connects again when the first attempt did not end at once.
+		if o := outcomes[d.step-1]; o.Ringed && want.Kind == event.NetConnect && want.Result == 0 && len(got) > 1 &&
+			got[0].Kind == want.Kind && got[0].Result == int32(unix.EINPROGRESS) {
+			got = got[1:]
+		}
 		tr.equal(t, want, got[0])
 		got = got[1:]
 	}
