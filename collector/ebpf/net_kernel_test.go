@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +142,16 @@ func callerOf(way string) (caller, error) {
 		return newRingCaller()
 	}
 	return compatCaller(way)
+}
+
+// netAction returns the command that makes system calls in a network of its own. No signal of Go's runtime interrupts
+// them, as it would those that the runtime does not know of.
+func netAction(t *testing.T, way string, steps []step) *exec.Cmd {
+	t.Helper()
+	cmd := action("net", way, asJSON(t, steps))
+	cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	return cmd
 }
 
 // actNet makes system calls in a network of its own: WAY STEPS.
@@ -468,8 +479,7 @@ func testNet(t *testing.T, way string) {
 }
 
 func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bool) {
-	cmd := action("net", way, asJSON(t, test.steps))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd := netAction(t, way, test.steps)
 	tr := o.trace(t, cmd)
 	outcomes := heard[[]outcome](t, cmd)
 	for i, outcome := range outcomes {

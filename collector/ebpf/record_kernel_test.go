@@ -60,14 +60,11 @@ func TestRecord(t *testing.T) {
 		members[runOf(t, action("connect", string(what)))] = true
 	}
 	for _, test := range netTests(dir) {
-		cmd := action("net", "native", asJSON(t, test.steps))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		members[runOf(t, cmd)] = true
+		members[runOf(t, netAction(t, "native", test.steps))] = true
 	}
 	for _, test := range dupTests()[:4] {
-		cmd := action("net", "native", asJSON(t, append(dupSocket(unix.AF_INET, "127.0.0.1:7000"), test.steps...)))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		members[runOf(t, cmd)] = true
+		steps := append(dupSocket(unix.AF_INET, "127.0.0.1:7000"), test.steps...)
+		members[runOf(t, netAction(t, "native", steps))] = true
 	}
 	cgroup, _ := h.newCgroup(t)
 	what, err := json.Marshal(exchange{"tcp", "[::1]:53", true, [][]byte{

@@ -146,13 +146,18 @@ static __always_inline long number_at(const unsigned long long *at)
 	}                                                                                   \
 	static __always_inline int call_##name(const enum rung rung, long ret)
 
+#define STACK_SIZE 16384 // of the kernel, where its types do not tell
+
 // user_regs gives the registers the caller entered the kernel with.
 static __always_inline struct pt_regs *user_regs(void)
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
 		return (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct task_struct *task = (void *)bpf_get_current_task();
-	return BPF_CORE_READ(task, stack) + bpf_core_type_size(union thread_union) - bpf_core_type_size(struct pt_regs);
+	u64 size = STACK_SIZE;
+	if (bpf_core_type_exists(union thread_union))
+		size = bpf_core_type_size(union thread_union);
+	return BPF_CORE_READ(task, stack) + size - bpf_core_type_size(struct pt_regs);
 }
 
 // compat tells whether the system call is of the 32-bit kind.
