@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -74,8 +73,7 @@ func testDups(t *testing.T, way string) {
 
 func (o *observer) testDup(t *testing.T, test dupTest, way string, socket []step, tell func(outcome) event.Dup) {
 	steps := append(socket, test.steps...)
-	cmd := action("net", way, asJSON(t, steps))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd := netAction(t, way, steps)
 	tr := o.trace(t, cmd)
 	outcomes := heard[[]outcome](t, cmd)
 	if last := outcomes[len(outcomes)-1]; last.Errno != test.errno {

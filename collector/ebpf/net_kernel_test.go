@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +142,16 @@ func callerOf(way string) (wayToCall, error) {
 		return newRingCaller()
 	}
 	return compatCaller(way)
+}
+
+// netAction returns the command that makes system calls in a network of its own. No signal of Go's runtime interrupts
+// them, as it would those that the runtime does not know of.
+func netAction(t *testing.T, way string, steps []step) *exec.Cmd {
+	t.Helper()
+	cmd := action("net", way, asJSON(t, steps))
+	cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	return cmd
 }
 
 // actNet makes system calls in a network of its own: WAY STEPS.
@@ -468,8 +479,7 @@ func testNet(t *testing.T, way string) {
 }
 
 func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bool) {
-	cmd := action("net", way, asJSON(t, test.steps))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd := netAction(t, way, test.steps)
 	tr := o.trace(t, cmd)
 	outcomes := heard[[]outcome](t, cmd)
 	for i, outcome := range outcomes {
@@ -495,6 +505,11 @@ func (o *observer) testNet(t *testing.T, test netTest, way string, tracepoint bo
 		want.Process = tr.process("exe")
 		if len(got) == 0 {
 			t.Fatalf("no event of step %d, %s", d.step, test.steps[d.step-1].Call)
+		}
+		// On old kernels io_uring connects again when the first attempt did not end at once.
+		if o := outcomes[d.step-1]; o.Ringed && want.Kind == event.NetConnect && want.Result == 0 && len(got) > 1 &&
+			got[0].Kind == want.Kind && got[0].Result == int32(unix.EINPROGRESS) {
+			got = got[1:]
 		}
 		tr.equal(t, want, got[0])
 		got = got[1:]

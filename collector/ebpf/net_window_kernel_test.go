@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -42,8 +41,7 @@ func TestConnectWindow(t *testing.T) {
 			{Call: "connect", FD: 10, To: "@none/a"},
 		}
 		for range 2 { // to another process the window is another one
-			cmd := action("net", "native", asJSON(t, steps))
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+			cmd := netAction(t, "native", steps)
 			tr := o.trace(t, cmd)
 			if n := len(tr.of(event.NetSend)); n != 3 {
 				t.Errorf("%d events net.send, want 3", n)

@@ -80,14 +80,11 @@ named"; chmod 4711 link; chown 1:2 link; rm link; mkdir dir; rmdir dir; rm none 
 		members[runOf(t, action("connect", string(what)))] = true
 	}
 	for _, test := range netTests(dir) {
-		cmd := action("net", "native", asJSON(t, test.steps))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		members[runOf(t, cmd)] = true
+		members[runOf(t, netAction(t, "native", test.steps))] = true
 	}
 	for _, test := range dupTests()[:4] {
-		cmd := action("net", "native", asJSON(t, append(dupSocket(unix.AF_INET, "127.0.0.1:7000"), test.steps...)))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		members[runOf(t, cmd)] = true
+		steps := append(dupSocket(unix.AF_INET, "127.0.0.1:7000"), test.steps...)
+		members[runOf(t, netAction(t, "native", steps))] = true
 	}
 	for _, cmd := range systemActions(t) {
 		members[runOf(t, cmd)] = true

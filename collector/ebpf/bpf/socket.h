@@ -78,7 +78,7 @@ static __always_inline void map_ipv4(u8 *to, u32 ip)
 // entered_by gives the number of the system call that a thread is in. Cgroup hooks may not call what call_number does.
 static __always_inline u32 entered_by(struct task_struct *task)
 {
-	u64 size = 16384; // THREAD_SIZE, where the kernel's types do not tell it
+	u64 size = STACK_SIZE;
 	if (bpf_core_type_exists(union thread_union))
 		size = bpf_core_type_size(union thread_union);
 	struct pt_regs *regs = BPF_CORE_READ(task, stack) + size - bpf_core_type_size(struct pt_regs);
