@@ -384,7 +384,7 @@ func socketActivities() []activity {
 			event.Net{Socket: event.Socket{Family: event.INET, Type: event.Raw, Protocol: unix.IPPROTO_ICMP}}, nil),
 		socket("packet socket", event.NetSocket,
 			func() error { return first(unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0x300)) },
-			event.Net{Socket: event.Socket{Family: event.Packet, Type: event.Datagram}}, nil),
+			event.Net{Socket: event.Socket{Family: event.Packet, Type: event.Datagram, Protocol: 3}}, nil),
 		socket("bind", event.NetBind, func() error {
 			return unix.Bind(open(unix.AF_INET, unix.SOCK_DGRAM), &unix.SockaddrInet4{Addr: local.As4(), Port: 61234})
 		},

@@ -50,8 +50,13 @@ func (d *decoder) notRun(g *group) {
 // script returns the path of the script that the new image interprets. Of a script the kernel opens the file that
 // was named, then the interpreter as its "#!" line names it, and starts the latter with that very name, at most one
 // argument, and the former's path. Anything else is no script, or none that can be told from the records.
+//
+// Some kernels look up the script twice, and the interpreter is the third.
 func (d *decoder) script() string {
 	file, interpreter := d.nameOf(0), d.nameOf(1)
+	if interpreter == file {
+		interpreter = d.nameOf(2)
+	}
 	if file == "" || interpreter == "" {
 		return ""
 	}
