@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 sums() {
-	find collector/ebpf/programs_* sender/batch/batchpb -type f | LC_ALL=C sort | xargs sha256sum
+	find collector/ebpf/*_bpfel.* sender/batch/batchpb -type f | LC_ALL=C sort | xargs sha256sum
 }
 
 before=$(sums)
