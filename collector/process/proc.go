@@ -107,11 +107,21 @@ func (p *proc) stat(pid uint32) (start uint64, ppid uint32) {
 	return max(1, ticks*tick), uint32(parent)
 }
 
-// runs reports whether a process is there and has not ended.
+// exiting is the kernel's flag of a task that has begun to end (PF_EXITING, include/linux/sched.h).
+const exiting = 4
+
+// runs reports whether a process is there and has not begun to end.
 func (p *proc) runs(pid uint32) bool {
 	stat := p.text(pid, "stat")
-	state := strings.TrimSpace(stat[strings.LastIndexByte(stat, ')')+1:])
-	return state != "" && state[0] != 'Z' && state[0] != 'X'
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) == 0 || fields[0] == "Z" || fields[0] == "X" {
+		return false
+	}
+	if len(fields) <= 9-3 { // proc_pid_stat(5) counts from 1, and the first two are cut off
+		return true
+	}
+	flags, err := strconv.ParseUint(fields[9-3], 10, 32)
+	return err == nil && flags&exiting == 0
 }
 
 // status sets a process's ids, and its pid in its own namespace where that is not the host's; false when it is gone.
@@ -167,7 +177,7 @@ func (p *proc) nsPID(pid uint32) uint32 {
 }
 
 // cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone, or
-// has ended: of what nobody has waited for yet, cgroup v1 says that it is in the root.
+// is about to end: from then on, until it is waited for, cgroup v1 says that it is in the root.
 func (p *proc) cgroup(pid uint32) string {
 	text := p.text(pid, "cgroup")
 	if !p.runs(pid) {

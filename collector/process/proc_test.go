@@ -197,8 +197,8 @@ func TestCgroupOfWhatHasEnded(t *testing.T) {
 		t.Errorf("cgroup of a process that runs: %q", got)
 	}
 	stat := filepath.Join(f.root, "7", "stat")
-	for _, state := range []string{"Z", "X"} {
-		if err := os.WriteFile(stat, []byte("7 (a) S) "+state+" 1\n"), 0o644); err != nil {
+	for _, state := range []string{"Z 1", "X 1", "R 1 7 7 0 -1 4194308 8"} { // the last has PF_EXITING
+		if err := os.WriteFile(stat, []byte("7 (a) S) "+state+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		if got := p.cgroup(7); got != "" {
