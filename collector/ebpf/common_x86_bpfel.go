@@ -274,6 +274,12 @@ type commonSettings struct {
 	Throttle      uint32
 }
 
+type commonSlots uint32
+
+const (
+	commonSlotsCLAIMED commonSlots = 3
+)
+
 type commonSocketInfo struct {
 	_          structs.HostLayout
 	Family     uint16
@@ -389,6 +395,7 @@ const (
 	commonVarSelfPid             = "self_pid"
 	commonVarSetidRecordType     = "setid_record_type"
 	commonVarSettingsType        = "settings_type"
+	commonVarSlotsType           = "slots_type"
 	commonVarSocketInfoType      = "socket_info_type"
 	commonVarTargetRecordType    = "target_record_type"
 	commonVarTaskType            = "task_type"
@@ -501,6 +508,7 @@ type commonVariableSpecs struct {
 	SelfPid             *ebpf.VariableSpec `ebpf:"self_pid"`
 	SetidRecordType     *ebpf.VariableSpec `ebpf:"setid_record_type"`
 	SettingsType        *ebpf.VariableSpec `ebpf:"settings_type"`
+	SlotsType           *ebpf.VariableSpec `ebpf:"slots_type"`
 	SocketInfoType      *ebpf.VariableSpec `ebpf:"socket_info_type"`
 	TargetRecordType    *ebpf.VariableSpec `ebpf:"target_record_type"`
 	TaskType            *ebpf.VariableSpec `ebpf:"task_type"`
@@ -603,6 +611,7 @@ type commonVariables struct {
 	SelfPid             *ebpf.Variable `ebpf:"self_pid"`
 	SetidRecordType     *ebpf.Variable `ebpf:"setid_record_type"`
 	SettingsType        *ebpf.Variable `ebpf:"settings_type"`
+	SlotsType           *ebpf.Variable `ebpf:"slots_type"`
 	SocketInfoType      *ebpf.Variable `ebpf:"socket_info_type"`
 	TargetRecordType    *ebpf.Variable `ebpf:"target_record_type"`
 	TaskType            *ebpf.Variable `ebpf:"task_type"`

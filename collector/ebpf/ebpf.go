@@ -1,21 +1,23 @@
-// Package ebpf turns what the kernel's tracepoints and cgroup hooks report into events: process.exec, process.fork,
-// process.exit, process.dup, file.open, net.*, dns.query and dns.response.
+// Package ebpf turns what programs in the kernel report into events: of every kind but the agent's own.
 //
 // The programs are in bpf/, written for any kernel with BTF and ring buffers (5.8 and later); their compiled form is
-// committed. What may fail is tried, not guessed from a version: a kind whose programs the kernel refuses is off,
-// with its reason in State, and the others go on.
+// committed. Each kind has a ladder of ways to be observed (ladder.go): fentry, kprobe, tracepoint. What may fail is
+// tried, not guessed from a version; a kind that has no rung is off, with its reason in State, and the others go on.
 //
 // It promises: arguments, paths and addresses are read where the kernel holds them; where only the caller's memory
-// has them (a failed open's path, a failed AF_UNIX connect's address) the event says unverified. Every record the
-// programs attempted is emitted or reported to the sink as lost with its cause. Nothing is recorded of the agent
-// itself. The programs allow everything they see, and all of them are gone when the source is closed.
+// has them the event says unverified: on the tracepoint rung, names that are renamed, linked, removed or mounted. There a
+// descriptor that a call returned is taken for the file it made, unless another thread replaced that within the call.
+// Every record the programs attempted is emitted or reported to the sink as lost with its cause, but for what Settings
+// leave out. Nothing is recorded of the agent itself. The programs allow everything they see, and all of them are gone
+// when the source is closed.
 //
 // It does not see: what other programs load by a program of their own (BPF_PROG_TYPE_SYSCALL), where no kernel function
 // can be probed; on the tracepoint rung what io_uring does before Linux 6.3, and of what it does with sockets anything
 // but connects and sends to IPv4 and IPv6 addresses, which are told of as begun (EINPROGRESS); a DNS message over TCP
 // that does not begin in the same segment as its length.
 //
-// It must not: attach to every system call, write to the caller's memory, wait for anybody but the kernel.
+// It must not: write to the caller's memory, wait for anybody but the kernel. Only the tracepoint rung looks at every
+// system call of the host, for those of 32-bit callers.
 package ebpf
 
 import (

@@ -49,7 +49,7 @@ func openObjects(cfg Config) (*objects, error) {
 	if cfg.RingBytes > 0 {
 		ringBytes = uint32(cfg.RingBytes)
 	}
-	slots := uint32(cpus) * (1 + claimed)
+	slots := uint32(cpus) * (1 + uint32(commonSlotsCLAIMED))
 	o := &objects{
 		kernel: kernel, types: types, shared: make(map[string]*ebpf.Map), opened: make(map[string]*openObject),
 		variables: map[string]any{
@@ -90,9 +90,6 @@ func raiseMemlock() error {
 	}
 	return nil
 }
-
-// claimed is CLAIMED in bpf/common.h.
-const claimed = 3
 
 // preemptible tells whether the kernel may preempt what runs in it, by how it calls itself.
 func preemptible() bool {

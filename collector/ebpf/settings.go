@@ -40,7 +40,7 @@ type Settings struct {
 // The limits of Settings.
 const (
 	MaxWatched      = 256
-	MaxWatchedBytes = 127
+	MaxWatchedBytes = len(commonWatchedKey{}.Path) - 1
 	MaxIgnored      = 256
 )
 

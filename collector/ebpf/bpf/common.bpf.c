@@ -74,3 +74,4 @@ const enum record_flag *record_flag_type __attribute__((unused));
 const enum text_flag *text_flag_type __attribute__((unused));
 const enum id_index *id_index_type __attribute__((unused));
 const enum region *region_type __attribute__((unused));
+const enum slots *slots_type __attribute__((unused));

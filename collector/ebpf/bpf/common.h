@@ -97,7 +97,6 @@ enum rung { FENTRY, KPROBE, TRACEPOINT };
 
 // Kernel code that is probed by fentry can be preempted, on kernels that preempt kernel code at all; that of the
 // other rungs cannot. So each CPU has one slot for those, and CLAIMED more for fentry, which are claimed.
-#define CLAIMED 3
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

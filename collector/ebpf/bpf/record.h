@@ -295,6 +295,11 @@ struct settings {
 	u32 throttle;        // events that a cgroup may make in a second; 0: any number
 };
 
+// What the loader has to know of the maps.
+enum slots {
+	CLAIMED = 3,  // scratch: of each CPU, besides the one that is not claimed
+};
+
 #define WATCHED_MAX 127
 
 // watched_key is a path's beginning, for a trie of prefixes.
