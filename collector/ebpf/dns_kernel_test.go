@@ -240,7 +240,7 @@ func (x *exchange) datagrams() (local netip.AddrPort, err error) {
 }
 
 func TestDNS(t *testing.T) {
-	o := observe(t)
+	o := observe(t, event.DNSQuery, event.DNSResponse)
 	a := asked(7, "www.example.com.", dnsmessage.TypeA)
 	aaaa := asked(8, "www.example.com.", dnsmessage.TypeAAAA)
 	none := asked(9, "x.example.", dnsmessage.TypeA)

@@ -204,7 +204,14 @@ func configFor(t testing.TB, h hierarchy) Config {
 	}
 }
 
-// openSource opens a source on which every kind works.
+// configOf is the same with only some kinds on, besides processes.
+func configOf(t testing.TB, h hierarchy, kinds ...event.Kind) Config {
+	cfg := configFor(t, h)
+	cfg.Settings.Off = except(append(kinds, event.ProcessFork, event.ProcessExec, event.ProcessExit))
+	return cfg
+}
+
+// openSource opens a source on which every kind that is on works.
 func openSource(t testing.TB, cfg Config) *Source {
 	t.Helper()
 	s, err := Open(cfg)
@@ -212,7 +219,7 @@ func openSource(t testing.TB, cfg Config) *Source {
 		t.Fatal(err)
 	}
 	for _, state := range s.State() {
-		if !state.Healthy && lack([]event.Kind{state.Kind}) == "" {
+		if cfg.wants(state.Kind) && !state.Healthy && lack([]event.Kind{state.Kind}) == "" {
 			t.Errorf("%s is off: %s", state.Kind, state.Reason)
 		}
 	}
@@ -236,13 +243,13 @@ func newObserver(h hierarchy) *observer {
 	return &observer{hierarchy: h, lost: make(map[string]uint64), more: make(chan struct{})}
 }
 
-// observe runs a source until the test ends.
-func observe(t *testing.T) *observer {
+// observe runs a source of some kinds, besides processes, until the test ends.
+func observe(t *testing.T, kinds ...event.Kind) *observer {
 	t.Helper()
 	needKernel(t)
 	h := findHierarchy(t)
 	o := newObserver(h)
-	o.run(t, openSource(t, configFor(t, h)))
+	o.run(t, openSource(t, configOf(t, h, kinds...)))
 	return o
 }
 

@@ -33,8 +33,7 @@ func TestEveryKindIsObserved(t *testing.T) {
 func TestNextRung(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
-	cfg.Settings.Off = except([]event.Kind{event.FileOpen, event.ProcessExec, event.ProcessFork, event.ProcessExit})
+	cfg := configOf(t, h, event.FileOpen)
 	s := openSource(t, cfg)
 	defer s.Close()
 	via := func() event.SourceState {

@@ -29,7 +29,7 @@ func TestCgroup(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var cgroups []seen
-	cfg := configFor(t, h)
+	cfg := configOf(t, h)
 	cfg.Cgroup = func(id uint64, path string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -66,7 +66,7 @@ func TestCgroup(t *testing.T) {
 
 // The agent's own doing leaves no trace.
 func TestSelfIsNotRecorded(t *testing.T) {
-	o := observe(t)
+	o := observe(t, event.FileOpen, event.NetConnect)
 	l := listen(t, "tcp4", "127.0.0.1:0")
 	path := filepath.Join(t.TempDir(), "x")
 	mark := o.mark()
@@ -100,7 +100,7 @@ func storm(t *testing.T, n int) {
 func TestStalledReader(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
+	cfg := configOf(t, h)
 	cfg.RingBytes = os.Getpagesize()
 	s := openSource(t, cfg)
 	storm(t, 100)
@@ -146,7 +146,7 @@ func TestStalledReader(t *testing.T) {
 func TestLossIsReportedInTime(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
+	cfg := configOf(t, h)
 	cfg.RingBytes = os.Getpagesize()
 	s := openSource(t, cfg)
 	storm(t, 100)
@@ -160,7 +160,7 @@ func TestLossIsReportedInTime(t *testing.T) {
 func TestRunDrains(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	s := openSource(t, configFor(t, h))
+	s := openSource(t, configOf(t, h))
 	o := newObserver(h)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -200,8 +200,8 @@ func TestRunDrains(t *testing.T) {
 func TestCloseGivesAllBack(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	use := func(run bool) {
-		s := openSource(t, configFor(t, h))
+	use := func(cfg Config, run bool) {
+		s := openSource(t, cfg)
 		if run {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -213,10 +213,10 @@ func TestCloseGivesAllBack(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	use(true) // whatever is opened once and for all
+	use(configOf(t, h), true) // whatever is opened once and for all
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	use(true)
-	use(false)
+	use(configFor(t, h), true)
+	use(configOf(t, h), false)
 	if now := openFiles(t); now != files {
 		t.Errorf("%d open files, want %d", now, files)
 	}

@@ -20,9 +20,8 @@ func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer
 	for _, via := range []string{rungFentry, rungKprobe, rungTracepoint} {
 		rung := strings.TrimPrefix(via, "ebpf/")
 		t.Run(rung, func(t *testing.T) {
-			cfg := configFor(t, h)
+			cfg := configOf(t, h, kinds...)
 			cfg.Rungs = []string{via}
-			cfg.Settings.Off = except(append(kinds, event.ProcessFork, event.ProcessExec, event.ProcessExit))
 			s, err := Open(cfg)
 			if err != nil {
 				t.Fatal(err)

@@ -13,8 +13,8 @@ import (
 func TestKindsAreSwitched(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
-	cfg.Settings.Off = []event.Kind{event.FileOpen}
+	cfg := configOf(t, h)
+	without, with := cfg.Settings, configOf(t, h, event.FileOpen).Settings
 	s, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -45,13 +45,13 @@ func TestKindsAreSwitched(t *testing.T) {
 	if n := opens(); n != 0 || attached() || counts() != (Counts{}) {
 		t.Errorf("off: %d opens, attached %v, %+v", n, attached(), counts())
 	}
-	if err := s.Apply(Settings{}); err != nil {
+	if err := s.Apply(with); err != nil {
 		t.Fatal(err)
 	}
 	if n := opens(); n != 1 || !attached() {
 		t.Errorf("on: %d opens, attached %v", n, attached())
 	}
-	if err := s.Apply(Settings{Off: []event.Kind{event.FileOpen}}); err != nil {
+	if err := s.Apply(without); err != nil {
 		t.Fatal(err)
 	}
 	before := counts()
@@ -64,7 +64,7 @@ func TestKindsAreSwitched(t *testing.T) {
 	if err := s.Apply(Settings{Off: []event.Kind{event.FileOpen}, Watched: []string{"relative"}}); err == nil {
 		t.Error("settings that make no sense were applied")
 	}
-	if err := s.Apply(Settings{}); err != nil {
+	if err := s.Apply(with); err != nil {
 		t.Fatal(err)
 	}
 	if n := opens(); n != 1 {
@@ -76,7 +76,7 @@ func TestKindsAreSwitched(t *testing.T) {
 func TestLastRungIsKept(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
+	cfg := configOf(t, h, event.FileOpen, event.FileRename)
 	cfg.Rungs = []string{rungTracepoint}
 	s := openSource(t, cfg)
 	o := newObserver(h)
@@ -87,7 +87,7 @@ func TestLastRungIsKept(t *testing.T) {
 		}
 	}
 	for _, state := range s.State() {
-		if lack([]event.Kind{state.Kind}) == "" && !state.Healthy || len(state.Reason) > 200 {
+		if cfg.wants(state.Kind) && !state.Healthy || len(state.Reason) > 200 {
 			t.Errorf("%+v, want it as it was", state)
 		}
 	}

@@ -18,7 +18,7 @@ func TestThrottle(t *testing.T) {
 	h := findHierarchy(t)
 	dir, id := h.newCgroup(t)
 	container := &event.Container{ID: "c0ffee"}
-	cfg := configFor(t, h)
+	cfg := configOf(t, h, event.FileOpen)
 	cfg.Settings.Throttle = 200
 	cfg.Place = func(cgroup uint64) (string, *event.Container) {
 		if cgroup != id {
@@ -86,7 +86,7 @@ func TestThrottleStopsAtTheEnd(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
 	dir, _ := h.newCgroup(t)
-	cfg := configFor(t, h)
+	cfg := configOf(t, h, event.FileOpen)
 	cfg.Settings.Throttle = 100
 	s := openSource(t, cfg)
 	if err := shellIn(dir, `i=0; while [ $i -lt 500 ]; do : > "$0"/f; i=$((i+1)); done`, t.TempDir()).Run(); err != nil {

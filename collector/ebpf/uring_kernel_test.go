@@ -170,7 +170,7 @@ func TestRingUntaken(t *testing.T) {
 func TestRingRequestsAreBounded(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)
-	cfg := configFor(t, h)
+	cfg := configOf(t, h, event.FileUnlink)
 	cfg.Rungs = []string{rungTracepoint}
 	s, err := Open(cfg)
 	if err != nil {

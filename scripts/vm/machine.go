@@ -22,17 +22,32 @@ const (
 	endTimeout  = 10 * time.Second // to end when told to, before it is killed
 )
 
+// resultsDir keeps what the machines said last, below the module's root: NAME.json as go test -json has it, and
+// NAME.console.
+const resultsDir = "bin/vm"
+
 // testOn boots a machine, which runs the tests, and reports what they print.
-func (w *work) testOn(ctx context.Context, k kernel, report *suite.Report, out io.Writer) error {
-	img, err := w.image(ctx, k)
+func (w *work) testOn(ctx context.Context, k kernel, img image, out io.Writer) outcome {
+	start := time.Now()
+	report := suite.NewReport(out)
+	err := w.boot(ctx, k, img, report, out)
+	return outcome{Result: report.Result(), rungs: report.Rungs(), took: time.Since(start), err: err}
+}
+
+func (w *work) boot(ctx context.Context, k kernel, img image, report *suite.Report, out io.Writer) error {
+	defer os.Remove(img.initramfs)
+	if err := os.MkdirAll(resultsDir, 0o755); err != nil {
+		return err
+	}
+	results, err := os.Create(filepath.Join(resultsDir, k.name+".json"))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(img.initramfs)
-	log := filepath.Join(w.dir, k.name+".log")
+	defer results.Close()
+	console := filepath.Join(resultsDir, k.name+".console")
 	limited, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
-	cmd := qemu(limited, k, img, "", "-nographic", "-nodefaults", "-monitor", "none", "-serial", "file:"+log,
+	cmd := qemu(limited, k, img, "", "-nographic", "-nodefaults", "-monitor", "none", "-serial", "file:"+console,
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=results,signal=off",
 		"-device", "virtserialport,chardev=results,name=results")
 	complaint := new(strings.Builder)
@@ -48,7 +63,7 @@ func (w *work) testOn(ctx context.Context, k kernel, report *suite.Report, out i
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start machine: %w: run scripts/install-vm-tools.sh as root", err)
 	}
-	unended, readErr := follow(stdout, img.packages, report)
+	unended, readErr := follow(io.TeeReader(stdout, results), img.packages, report)
 	timedOut := limited.Err() != nil
 	cancel() // whatever it does: all results are there, or no more will come
 	_ = cmd.Wait()
@@ -69,7 +84,7 @@ func (w *work) testOn(ctx context.Context, k kernel, report *suite.Report, out i
 			report.Abort(pkg, "not run")
 		}
 	}
-	fmt.Fprintf(out, "%s; its console ends with:\n%s\n%s", reason, tail(log, 60), complaint)
+	fmt.Fprintf(out, "%s; its console ends with:\n%s\n%s", reason, tail(console, 60), complaint)
 	return readErr
 }
 
@@ -112,7 +127,9 @@ func qemu(ctx context.Context, k kernel, img image, parameters string, args ...s
 		program, console = "qemu-system-aarch64", "console=ttyAMA0 "
 		machine = []string{"-M", "virt", "-cpu", "max,pauth-impdef=on"}
 	}
-	all := append(machine, "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-no-reboot",
+	// One thread emulates all CPUs: with a thread for each, code that the kernel changes while another CPU runs it (static
+	// keys, which tracepoints are) can be run half changed.
+	all := append(machine, "-accel", "tcg,thread=single", "-smp", "2", "-m", "2048", "-no-reboot",
 		"-kernel", img.kernel, "-initrd", img.initramfs, "-append", console+common+parameters)
 	cmd := exec.CommandContext(ctx, program, append(all, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

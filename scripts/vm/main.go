@@ -1,8 +1,9 @@
 // Command vm runs the kernel tier's tests on the kernels that TaskGuard supports, each in a virtual machine.
 //
-// It promises: a machine boots once and runs the test binaries one after the other; a test that fails or is skipped, a
-// machine that stops early, and one that takes too long, each fail the run; and when it returns, the machines have
-// ended and their files are gone. Only packages that were downloaded stay, in $XDG_CACHE_HOME/taskguard/vm.
+// It promises: a machine boots once and runs the test binaries one after the other; as many machines run at one time as
+// there are CPUs; a test that fails or is skipped, a machine that stops early, and one that takes too long, each fail
+// the run; and when it returns, the machines have ended and their files are gone. Packages that were downloaded stay,
+// in $XDG_CACHE_HOME/taskguard/vm, and each machine's last results and console, in bin/vm.
 package main
 
 import (
@@ -14,7 +15,9 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -127,35 +130,61 @@ func prepare(only string) (*work, error) {
 
 // test runs the tests on the kernels.
 func (w *work) test(ctx context.Context, chosen []kernel, out io.Writer) error {
+	images := make([]image, len(chosen))
+	for i, k := range chosen {
+		var err error
+		if images[i], err = w.image(ctx, k); err != nil {
+			return fmt.Errorf("make machine of %s: %w", k.name, err)
+		}
+	}
+	outcomes := make([]outcome, len(chosen))
+	var running sync.WaitGroup
+	slots := make(chan struct{}, runtime.NumCPU()) // a machine is emulated by one thread
+	lines := new(sync.Mutex)
+	for i, k := range chosen {
+		slots <- struct{}{}
+		running.Go(func() {
+			outcomes[i] = w.testOn(ctx, k, images[i], &prefixed{out: out, prefix: k.name + ": ", lines: lines})
+			<-slots
+		})
+	}
+	running.Wait()
+	return w.sum(chosen, outcomes, out)
+}
+
+// outcome is how the tests on one kernel went.
+type outcome struct {
+	suite.Result
+	rungs []suite.Rung
+	took  time.Duration
+	err   error // why the result says nothing
+}
+
+// sum tells of all kernels.
+func (w *work) sum(chosen []kernel, outcomes []outcome, out io.Writer) error {
+	fmt.Fprintln(out, "== summary")
+	var errs []error
 	var sum suite.Result
-	var summary strings.Builder
-	for _, k := range chosen {
-		fmt.Fprintf(out, "== vm %s\n", k.name)
-		start := time.Now()
-		report := suite.NewReport(out)
-		if err := w.testOn(ctx, k, report, out); err != nil {
-			return fmt.Errorf("test on %s: %w", k.name, err)
+	for i, k := range chosen {
+		o := outcomes[i]
+		if o.err != nil {
+			errs = append(errs, fmt.Errorf("test on %s: %w", k.name, o.err))
+			continue
 		}
-		r := report.Result()
-		fmt.Fprintf(&summary, "vm %-10s %s in %s\n", k.name+":", r, time.Since(start).Round(time.Second))
-		sum.Add(r)
+		fmt.Fprintf(out, "vm %-10s %s in %s\n", k.name+":", o.Result, o.took.Round(time.Second))
+		sum.Add(o.Result)
 		if !w.partial {
-			if err := suite.WriteRungs(suite.RungsDir, k.name, report.Rungs()); err != nil {
-				return err
-			}
+			errs = append(errs, suite.WriteRungs(suite.RungsDir, k.name, o.rungs))
 		}
 	}
-	fmt.Fprintf(out, "== summary\n%s", summary.String())
-	if err := printRungs(out); err != nil {
-		return err
+	errs = append(errs, printRungs(out))
+	if sum.Failed > 0 {
+		errs = append(errs, errors.New("tests failed"))
 	}
-	switch {
-	case sum.Failed > 0:
-		return errors.New("tests failed")
-	case sum.Skipped > 0:
-		return errors.New("tests were skipped")
+	if sum.Skipped > 0 {
+		errs = append(errs, errors.New("tests were skipped"))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func printRungs(out io.Writer) error {

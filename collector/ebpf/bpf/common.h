@@ -82,9 +82,10 @@ struct scratch {
 	u8 bytes[SCRATCH_MAX + ARGS_MAX];
 	u32 used;
 	u32 slot;
-	// Where the walk along a path is, and where in bytes its text begins.
+	// Where the walk along a path is, where in bytes its text begins, and what that is so far.
 	u64 dentry, mount, root;
 	u32 begin;
+	struct text path;
 	// Where the components of the path that was appended last begin, in a ring: the last ones are next to the root.
 	u32 components;
 	u32 begins[COMPONENTS_KEPT];
@@ -145,10 +146,9 @@ static __always_inline struct kind_counters *get_counters(u32 kind)
 static __always_inline struct scratch *get_scratch(const enum rung rung, u16 kind)
 {
 	u32 slot = bpf_get_smp_processor_id();
-	if (rung != FENTRY)
-		return bpf_map_lookup_elem(&scratch, &slot);
-	slot += cpus;
-	if (preemptible) {
+	if (rung == FENTRY)
+		slot += cpus;
+	if (rung == FENTRY && preemptible) {
 		u8 taken = 1;
 		int i = 0;
 		for (; i < CLAIMED; i++, slot += cpus)

@@ -19,10 +19,9 @@ static __always_inline void enter(struct scratch *s, struct mount *mnt)
 	s->root = (u64)BPF_CORE_READ(mnt, mnt.mnt_root);
 }
 
-// walk is what the steps of append_path work on.
+// walk is what the steps of a walk work on.
 struct walk {
 	struct scratch *s;
-	struct text *text;
 };
 
 // step goes from one component of a path to the one above it, and tells whether that was the last.
@@ -32,7 +31,6 @@ struct walk {
 static __noinline long step(u32 i, struct walk *w)
 {
 	struct scratch *s = w->s;
-	struct text *text = w->text;
 	struct dentry *at = (void *)s->dentry, *parent = BPF_CORE_READ(at, d_parent);
 	if (s->dentry == s->root) {
 		struct mount *mnt = (void *)s->mount, *up = BPF_CORE_READ(mnt, mnt_parent);
@@ -49,21 +47,42 @@ static __noinline long step(u32 i, struct walk *w)
 	}
 	if (!s->root && parent == at)
 		return 1;
-	text->total += BPF_CORE_READ(at, d_name.len) + 1;
+	s->path.total += BPF_CORE_READ(at, d_name.len) + 1;
 	u8 *to = room(s);
 	if (!to || s->used - s->begin > PATH_MAX - NAME_MAX)
-		text->flags |= TEXT_CUT;
-	if (to && !(text->flags & TEXT_CUT)) {
+		s->path.flags |= TEXT_CUT;
+	if (to && !(s->path.flags & TEXT_CUT)) {
 		long n = bpf_probe_read_kernel_str(to, NAME_MAX + 1, BPF_CORE_READ(at, d_name.name));
 		if (n > 0) {
 			s->begins[s->components % COMPONENTS_KEPT] = s->used;
 			s->used += n;
-			text->len += n;
+			s->path.len += n;
 		}
 	}
 	s->components++;
 	s->dentry = (u64)parent;
 	return parent == at; // a file without a place in a tree, such as a memfd
+}
+
+// follow appends the path that the scratch of a slot is at. It is a global function, which the verifier looks at once,
+// and not again at each call of it.
+__noinline int follow(u32 slot)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &slot);
+	if (!s)
+		return 0;
+	struct walk w = {s};
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
+		if (bpf_loop(COMPONENTS_MAX, step, &w, 0) < COMPONENTS_MAX)
+			return 0;
+	} else {
+		for (int i = 0; i < COMPONENTS_OLD; i++)
+			if (step(i, &w))
+				return 0;
+	}
+	s->path.flags |= TEXT_CUT;
+	s->path.total = 0; // deeper than we go
+	return 0;
 }
 
 // append_path appends a path, given as its mount and dentry, to the record. The path is the one in the mount namespace
@@ -76,20 +95,9 @@ static __noinline int append_path(struct scratch *s, struct text *text, struct v
 	s->dentry = (u64)dentry;
 	s->components = 0;
 	s->begin = s->used;
-	text->flags = TEXT_PATH;
-	text->len = 0;
-	text->total = 0;
-	struct walk w = {s, text};
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
-		if (bpf_loop(COMPONENTS_MAX, step, &w, 0) < COMPONENTS_MAX)
-			return 0;
-	} else {
-		for (int i = 0; i < COMPONENTS_OLD; i++)
-			if (step(i, &w))
-				return 0;
-	}
-	text->flags |= TEXT_CUT;
-	text->total = 0; // deeper than we go
+	s->path = (struct text){.flags = TEXT_PATH};
+	follow(s->slot);
+	*text = s->path;
 	return 0;
 }
 
