@@ -12,7 +12,7 @@ import (
 func TestKernelStorm(t *testing.T) {
 	control(t)
 	_, sink, stop := start(t, Config{Kinds: []event.Kind{event.ProcessExec}})
-	const programs = 2000
+	const programs = 500
 	const loop = "i=0; while [ $i -lt $0 ]; do /bin/true; i=$((i+1)); done"
 	cmd := exec.Command("/bin/sh", "-c", loop, strconv.Itoa(programs))
 	if err := cmd.Run(); err != nil {

@@ -70,8 +70,8 @@ func (s *Source) explain(a *attachment, r *rung, err error) {
 	var verifier *ebpf.VerifierError
 	if errors.As(err, &verifier) {
 		s.cfg.Logger.Debug("program refused", "log", fmt.Sprintf("%-20v", verifier))
-		s.cfg.Logger.Warn("the kernel's verifier refused a program: trying the next way", "kinds", a.kinds, "via", r.via,
-			"error", verifier.Cause)
+		s.cfg.Logger.Warn("the kernel's verifier refused a program: trying the next way", "kinds", fmt.Sprint(a.kinds),
+			"via", r.via, "error", remedy(err))
 	}
 }
 

@@ -29,7 +29,12 @@ const actionVariable = "TASKGUARD_TEST_ACTION"
 func TestMain(m *testing.M) {
 	name := os.Getenv(actionVariable)
 	if name == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := shared.close(); err != nil {
+			fmt.Fprintln(os.Stderr, "close the sources that tests share:", err)
+			code = 1
+		}
+		os.Exit(code)
 	}
 	actions := map[string]func(args []string) error{
 		"calls":            actCalls,
@@ -198,9 +203,10 @@ func bootTime(t testing.TB) time.Time {
 }
 
 func configFor(t testing.TB, h hierarchy) Config {
+	debug := &slog.HandlerOptions{Level: slog.LevelDebug} // what the verifier says
 	return Config{
 		CgroupController: h.controller, CgroupHierarchy: h.number, CgroupRoot: h.unified,
-		Wall: wall, Cgroup: func(uint64, string) {}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Wall: wall, Cgroup: func(uint64, string) {}, Logger: slog.New(slog.NewTextHandler(t.Output(), debug)),
 	}
 }
 

@@ -2,6 +2,7 @@ package ebpf
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
@@ -234,27 +236,48 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// A record that cannot wait for its result is lost, and told of.
+// A record that cannot wait for its result is lost, and told of. On the tracepoint rung none of a connect waits.
 func TestWaitingRecordsAreBounded(t *testing.T) {
-	forRungs(t, []event.Kind{event.FileRename}, func(t *testing.T, o *observer) {
-		if o.rung == rungTracepoint {
-			return // where no record waits
-		}
-		o.losing = true
-		waiting := o.source.objects.shared[commonMapPendingLarge]
-		record := make([]byte, waiting.ValueSize())
-		for thread := uint64(1); ; thread++ { // threads of process 0 are nobody's
-			if err := waiting.Put(thread, record); errors.Is(err, unix.E2BIG) {
-				break
-			} else if err != nil {
+	needKernel(t)
+	what, err := json.Marshal(dial{Family: unix.AF_UNIX, Type: unix.SOCK_STREAM, Path: "/none/there"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := []event.Kind{event.NetConnect}
+	for _, via := range []string{rungFentry, rungKprobe} {
+		t.Run(strings.TrimPrefix(via, "ebpf/"), func(t *testing.T) {
+			h := findHierarchy(t)
+			cfg := configOf(t, h, kinds...)
+			cfg.Rungs = []string{via}
+			s, err := Open(cfg)
+			if err != nil {
 				t.Fatal(err)
 			}
+			o := newObserver(h)
+			o.losing = true
+			o.run(t, s)
+			if _, reason := off(s, kinds); reason != "" {
+				t.Log("no record waits: ", reason)
+				return
+			}
+			fill(t, s.objects.shared[commonMapPendingSmall])
+			if tr := o.trace(t, action("connect", string(what))); len(tr.of(event.NetConnect)) != 0 {
+				t.Error("the call was recorded")
+			}
+			o.until(t, "the loss", func() bool { return o.lost["net.connect kernel/state_full"] == 1 })
+		})
+	}
+}
+
+// fill has a map of waiting records full of those of threads of process 0, which are nobody's.
+func fill(t *testing.T, waiting *ebpf.Map) {
+	t.Helper()
+	record := make([]byte, waiting.ValueSize())
+	for thread := uint64(1); ; thread++ {
+		if err := waiting.Put(thread, record); errors.Is(err, unix.E2BIG) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
 		}
-		dir := t.TempDir()
-		tr := o.trace(t, exec.Command("/bin/sh", "-c", `: > "$0"/a && mv "$0"/a "$0"/b`, dir))
-		if len(tr.of(event.FileRename)) != 0 {
-			t.Error("the call was recorded")
-		}
-		o.until(t, "the loss", func() bool { return o.lost["file.rename kernel/state_full"] > 0 })
-	})
+	}
 }

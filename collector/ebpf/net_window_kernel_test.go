@@ -16,8 +16,9 @@ import (
 func TestConnectWindow(t *testing.T) {
 	kinds := []event.Kind{event.NetConnect, event.NetSend}
 	forRungs(t, kinds, func(t *testing.T, o *observer) {
-		if err := o.source.Apply(Settings{Off: except(append(kinds, event.ProcessFork, event.ProcessExit)),
-			ConnectWindow: time.Hour}); err != nil {
+		set := o.source.cfg.Settings
+		set.ConnectWindow = time.Hour
+		if err := o.source.Apply(set); err != nil {
 			t.Fatal(err)
 		}
 		before, err := o.source.counters()

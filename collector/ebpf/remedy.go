@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -26,8 +27,8 @@ func remedyBy(err error, lockdownFile string) error {
 	case (refused || forbidden) && lockedDown(lockdownFile):
 		return fmt.Errorf("the kernel is locked down for confidentiality (%s), which forbids BPF to read its memory: "+
 			"boot with lockdown=integrity, or have audit observe: %w", lockdownFile, cause(err))
-	case refused && len(verifier.Log) > 0:
-		return fmt.Errorf("the kernel's verifier refused the program: %s", verifier.Log[len(verifier.Log)-1])
+	case refused:
+		return fmt.Errorf("the kernel's verifier refused the program: %s: %w", complaint(verifier.Log), verifier.Cause)
 	case forbidden:
 		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
 		return fmt.Errorf("not permitted by the kernel: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: %w",
@@ -43,6 +44,18 @@ func remedyBy(err error, lockdownFile string) error {
 		return fmt.Errorf("not supported: needs a kernel with BPF ring buffers and BTF, 5.8 or later: %w", err)
 	}
 	return err
+}
+
+// complaint is what a verifier's log ends with, but for its statistics.
+func complaint(log []string) string {
+	for _, line := range slices.Backward(log) {
+		statistics := strings.HasPrefix(line, "processed ") || strings.HasPrefix(line, "verification time ") ||
+			strings.HasPrefix(line, "stack depth ")
+		if line = strings.TrimSpace(line); line != "" && !statistics {
+			return line
+		}
+	}
+	return "its log is empty"
 }
 
 // lockedDown tells whether the kernel keeps its memory from everybody. Where nobody can say, it does not.

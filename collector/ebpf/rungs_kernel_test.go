@@ -14,30 +14,19 @@ import (
 func forRungs(t *testing.T, kinds []event.Kind, f func(t *testing.T, o *observer)) {
 	t.Helper()
 	needKernel(t)
-	h := findHierarchy(t)
 	won := 0
 	var refused []string
 	for _, via := range []string{rungFentry, rungKprobe, rungTracepoint} {
 		rung := strings.TrimPrefix(via, "ebpf/")
 		t.Run(rung, func(t *testing.T) {
-			cfg := configOf(t, h, kinds...)
-			cfg.Rungs = []string{via}
-			s, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if kind, reason := off(s, kinds); reason != "" {
+			r := shared.on(t, via)
+			o, kind, reason := r.observe(t, kinds)
+			if o == nil {
 				t.Logf("TASKGUARD-RUNG %s %s %s", kind, rung, reason)
 				refused = append(refused, reason)
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
 				return
 			}
 			won++
-			o := newObserver(h)
-			o.rung = via
-			o.run(t, s)
 			f(t, o)
 			for _, kind := range kinds {
 				if !t.Failed() {

@@ -101,12 +101,20 @@ func addModules(a *archiveWriter, m *modules) {
 func (w *work) addList(a *archiveWriter) (packages []string) {
 	var list strings.Builder
 	pattern := w.tests.Pattern("kernel") + w.subtests
-	for _, dir := range w.tests.Packages("kernel") {
+	for _, dir := range lastly(w.tests.Packages("kernel"), "./collector/audit") {
 		dir = strings.TrimPrefix(dir, "./")
 		packages = append(packages, modulePath+dir)
 		fmt.Fprintf(&list, "%s %s %s\n", modulePath+dir, dir, pattern)
 	}
 	a.add("tests/list", typeFile|0o644, []byte(list.String()))
+	return packages
+}
+
+// lastly moves a package to the end: the last test of audit's locks the kernel's configuration of it.
+func lastly(packages []string, last string) []string {
+	if i := slices.Index(packages, last); i >= 0 {
+		return append(slices.Delete(packages, i, i+1), last)
+	}
 	return packages
 }
 

@@ -118,8 +118,9 @@ func (w *work) shell(ctx context.Context, k kernel) error {
 
 // qemu returns the command that emulates a machine. It ends with the context, and when its kernel panics.
 func qemu(ctx context.Context, k kernel, img image, parameters string, args ...string) *exec.Cmd {
-	// The console is slow: it gets warnings, and not the audit records that no daemon takes.
-	const common = "loglevel=5 panic=-1 oops=panic random.trust_cpu=on "
+	// The console is slow: it gets warnings, and not the audit records that no daemon takes. What protects processors
+	// from speculation is slow to emulate: above all two sets of page tables.
+	const common = "loglevel=5 panic=-1 oops=panic random.trust_cpu=on mitigations=off "
 	// Without cx16: the emulation of cmpxchg16b (QEMU 7.2) can leave wrong flags, and Linux 6.12 falls over them.
 	program, console, machine := "qemu-system-x86_64", "console=ttyS0 ", []string{"-cpu", "max,-cx16"}
 	if k.arch == "arm64" {

@@ -19,9 +19,15 @@ SEC("tp_btf/sys_exit")
 int compat_exit(unsigned long long *ctx)
 {
 #ifdef __TARGET_ARCH_x86
-	// Read without a helper: this runs for all.
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	if (task->thread_info.status & TS_COMPAT)
+	bool old;
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		// Read without a helper: this runs for all.
+		struct task_struct *task = (void *)bpf_get_current_task_btf();
+		old = task->thread_info.status & TS_COMPAT;
+	} else {
+		old = compat();
+	}
+	if (old)
 		bpf_tail_call(ctx, &compat_calls, call_number());
 #endif
 	return 0;

@@ -286,9 +286,7 @@ static __always_inline u64 share(u16 kind)
 static __always_inline bool throttled(u16 kind, u64 cgroup)
 {
 	struct settings *set = get_settings();
-	u64 index = kind; // for the verifier, where it is not a constant
-	barrier_var(index);
-	if (!set || set->throttle == 0 || index >= KIND_COUNT)
+	if (!set || set->throttle == 0)
 		return false;
 	u64 limit = set->throttle, now = bpf_ktime_get_boot_ns();
 	struct throttle_state *t = bpf_map_lookup_elem(&throttles, &cgroup);
@@ -304,7 +302,10 @@ static __always_inline bool throttled(u16 kind, u64 cgroup)
 		t->count = 0;
 	}
 	if (t->count * 8 >= limit * share(kind)) {
-		__sync_fetch_and_add(&t->dropped[index], 1);
+		u64 index = kind; // for the verifier, where it is not a constant
+		barrier_var(index);
+		if (index < KIND_COUNT)
+			__sync_fetch_and_add(&t->dropped[index], 1);
 		count(kind, throttled);
 		return true;
 	}

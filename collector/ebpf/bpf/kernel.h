@@ -103,6 +103,7 @@ struct bpf_sock_addr {
 
 // Functions that BPF programs may call, asked for where old kernels lack them.
 enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 158,
 	BPF_FUNC_task_pt_regs = 175,
 	BPF_FUNC_find_vma = 180,
 	BPF_FUNC_loop = 181,

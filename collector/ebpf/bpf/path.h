@@ -87,10 +87,9 @@ __noinline int follow(u32 slot)
 
 // append_path appends a path, given as its mount and dentry, to the record. The path is the one in the mount namespace
 // the mount belongs to.
-static __noinline int append_path(struct scratch *s, struct text *text, struct vfsmount *vfs, struct dentry *dentry)
+static __always_inline void append_path(struct scratch *s, struct text *text, struct vfsmount *vfs,
+					struct dentry *dentry)
 {
-	if (!s || !text)
-		return 0;
 	enter(s, (void *)vfs - bpf_core_field_offset(struct mount, mnt));
 	s->dentry = (u64)dentry;
 	s->components = 0;
@@ -98,7 +97,6 @@ static __noinline int append_path(struct scratch *s, struct text *text, struct v
 	s->path = (struct text){.flags = TEXT_PATH};
 	follow(s->slot);
 	*text = s->path;
-	return 0;
 }
 
 static __always_inline void append_path_of(struct scratch *s, struct text *text, const struct path *path)
