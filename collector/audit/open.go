@@ -47,9 +47,11 @@ func (d *decoder) setFile(g *group, file *pathRecord) {
 
 // openFlags gives the flags of an architecture the values of x86-64.
 func openFlags(arch uint32, flags uint64) event.OpenFlags {
+	const notOfTheFile = 0o100000 | 0o2000000 // O_LARGEFILE, O_CLOEXEC
+	all := event.OpenFlags(flags)
 	switch auparse.AuditArch(arch) {
 	case auparse.AUDIT_ARCH_AARCH64, auparse.AUDIT_ARCH_ARM:
-		return event.OpenFlagsFromArm(uint32(flags))
+		all = event.OpenFlagsFromArm(uint32(flags))
 	}
-	return event.OpenFlags(flags)
+	return all &^ notOfTheFile
 }

@@ -142,7 +142,7 @@ func openTests(dir string) []openTest {
 		{"openat", opening{Call: "openat", Path: file, Flags: unix.O_WRONLY}, 0, file, unix.O_WRONLY},
 		{"openat, all flags", opening{Call: "openat", Path: dir + "/new 1\n",
 			Flags: unix.O_RDWR | create | unix.O_EXCL | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_APPEND}, 0, dir + "/new 1\n",
-			unix.O_RDWR | create | unix.O_EXCL | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_APPEND},
+			unix.O_RDWR | create | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_APPEND},
 		{"openat, directory", opening{Call: "openat", At: source, Path: "../file", Flags: unix.O_RDWR}, 0, file, unix.O_RDWR},
 		{"openat, relative", opening{Call: "openat", Path: "file", Flags: unix.O_RDWR}, 0, file, unix.O_RDWR},
 		{"symbolic link", opening{Call: "openat", Path: "link", Flags: unix.O_WRONLY}, 0, file, unix.O_WRONLY},

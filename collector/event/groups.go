@@ -16,7 +16,8 @@ type File struct {
 	// Target is, of file.rename, the new path; of file.link, the file that got another name; of file.symlink, what the
 	// link says, as given.
 	Target string `json:"target,omitempty"`
-	// Flags are those of open(2); without any it is O_RDONLY. O_LARGEFILE is left out: every 64-bit program has it.
+	// Flags are those of open(2); without any it is O_RDONLY. O_LARGEFILE and O_CLOEXEC, which say nothing of the file,
+	// are left out.
 	Flags       OpenFlags          `json:"flags,omitempty"`
 	RenameFlags RenameFlags        `json:"rename_flags,omitempty"`
 	Mode        Optional[FileMode] `json:"mode,omitzero"`       // file.chmod: the new mode

@@ -39,7 +39,7 @@ static __noinline int opened(enum rung rung, struct opening *o)
 		put_scratch(rung, s);
 		return 0;
 	}
-	r->open_flags = flags & ~O_LARGEFILE;
+	r->open_flags = flags & ~NOT_OF_THE_FILE;
 	if (file) {
 		struct inode *inode = BPF_CORE_READ(file, f_inode);
 		fill_file(&r->file, inode);
@@ -140,7 +140,7 @@ int uring_openat(unsigned long long *ctx)
 {
 	struct io_open *op = (void *)ctx[0];
 	struct change c = {.kind = FILE_OPEN, .open_flags = BPF_CORE_READ(op, how.flags)};
-	c.open_flags &= ~O_LARGEFILE;
+	c.open_flags &= ~NOT_OF_THE_FILE;
 	c.mode = BPF_CORE_READ(op, file_slot); // until the file is found
 	c.path.at = BPF_CORE_READ(op, dfd);
 	return looked_at(c.open_flags) && named(&c.path, BPF_CORE_READ(op, filename)) ? requested(&c, (void *)op) : 0;

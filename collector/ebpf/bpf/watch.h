@@ -12,12 +12,16 @@
 #define O_TMPFILE_BIT 020000000
 #define O_PATH 010000000
 #define O_NONBLOCK 04000
+#define O_CLOEXEC 02000000
 #define FMODE_EXEC 0x20 // include/linux/fs.h: among the flags when a program is opened to be run
 #ifdef __TARGET_ARCH_x86
 #define O_LARGEFILE 0100000
 #else
 #define O_LARGEFILE 0400000
 #endif
+
+// Flags that say nothing of the file: do_filp_open is not told of the second one.
+#define NOT_OF_THE_FILE (O_LARGEFILE | O_CLOEXEC)
 
 // writes tells flags that may change a file or make one.
 static __always_inline bool writes(u32 flags)
