@@ -197,8 +197,10 @@ func TestSelfTestFindsSilence(t *testing.T) {
 	}
 }
 
-// observing is a source that says of file.open that all is well.
+// observing is a source that says of file.open that all is well, and that there is no other way to observe it.
 type observing struct{ kernelSource }
+
+func (observing) NextRung(event.Kind, string) bool { return false }
 
 func (o observing) State() []event.SourceState {
 	return []event.SourceState{{Kind: event.FileOpen, Via: "ebpf/tracepoint", Healthy: true}}

@@ -217,7 +217,8 @@ func TestCloseGivesAllBack(t *testing.T) {
 	}
 	use(configOf(t, h), true) // whatever is opened once and for all
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	use(configFor(t, h), true)
+	// One kind at least of each way to attach.
+	use(configOf(t, h, event.FileOpen, event.NetConnect, event.DNSQuery, event.ModuleLoad), true)
 	use(configOf(t, h), false)
 	if now := openFiles(t); now != files {
 		t.Errorf("%d open files, want %d", now, files)

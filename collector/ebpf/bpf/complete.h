@@ -6,7 +6,7 @@
 #include "uring.h"
 #include "watch.h"
 
-#define FILE_PTR_MASK (~3ul) // io_uring/rsrc.h: the lowest bits of file_ptr are flags
+#define FILE_PTR_MASK (~7ul) // io_uring/rsrc.h, filetable.h: the lowest bits of file_ptr are flags
 #define ALLOC_SLOT ~0u       // IORING_FILE_INDEX_ALLOC
 
 // opened_file gives the file that an open made, for a descriptor or for a slot of the ring's.
@@ -14,11 +14,18 @@ static __always_inline struct file *opened_file(struct io_kiocb *req, u32 slot, 
 {
 	if (!slot)
 		return file_of(result);
-	if (!bpf_core_field_exists(struct io_rsrc_data, nodes))
+	u64 at = slot == ALLOC_SLOT ? result : slot - 1;
+	if (bpf_core_field_exists(struct io_rsrc_data, nodes)) {
+		struct io_rsrc_node *node = 0;
+		bpf_probe_read_kernel(&node, sizeof(node), BPF_CORE_READ(req, ctx, file_table.data.nodes) + at);
+		return (void *)(BPF_CORE_READ(node, file_ptr) & FILE_PTR_MASK);
+	}
+	if (!bpf_core_field_exists(struct io_file_table___old, files))
 		return 0;
-	struct io_rsrc_node **nodes = BPF_CORE_READ(req, ctx, file_table.data.nodes), *node = 0;
-	bpf_probe_read_kernel(&node, sizeof(node), nodes + (slot == ALLOC_SLOT ? result : slot - 1));
-	return (void *)(BPF_CORE_READ(node, file_ptr) & FILE_PTR_MASK);
+	struct io_file_table___old *table = (void *)BPF_CORE_READ(req, ctx) +
+					    bpf_core_field_offset(struct io_ring_ctx, file_table);
+	struct io_fixed_file *files = BPF_CORE_READ(table, files);
+	return (void *)(BPF_CORE_READ(files + at, file_ptr) & FILE_PTR_MASK);
 }
 
 // found puts the file that an open made in the place of the name it was asked for by. Since it was opened another

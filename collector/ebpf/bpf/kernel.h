@@ -380,6 +380,15 @@ struct io_file_table {
 	struct io_rsrc_data data;
 };
 
+struct io_fixed_file {
+	unsigned long file_ptr;
+};
+
+// Before Linux 6.13.
+struct io_file_table___old {
+	struct io_fixed_file *files;
+};
+
 struct io_ring_ctx {
 	struct io_file_table file_table;
 };
