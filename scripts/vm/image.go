@@ -101,20 +101,12 @@ func addModules(a *archiveWriter, m *modules) {
 func (w *work) addList(a *archiveWriter) (packages []string) {
 	var list strings.Builder
 	pattern := w.tests.Pattern("kernel") + w.subtests
-	for _, dir := range lastly(w.tests.Packages("kernel"), "./collector/audit") {
+	for _, dir := range w.dirs {
 		dir = strings.TrimPrefix(dir, "./")
 		packages = append(packages, modulePath+dir)
 		fmt.Fprintf(&list, "%s %s %s\n", modulePath+dir, dir, pattern)
 	}
 	a.add("tests/list", typeFile|0o644, []byte(list.String()))
-	return packages
-}
-
-// lastly moves a package to the end: the last test of audit's locks the kernel's configuration of it.
-func lastly(packages []string, last string) []string {
-	if i := slices.Index(packages, last); i >= 0 {
-		return append(slices.Delete(packages, i, i+1), last)
-	}
 	return packages
 }
 
@@ -145,7 +137,7 @@ func (w *work) build(ctx context.Context, arch string) (string, error) {
 		{"build", "-o", filepath.Join(dir, "test2json"), "cmd/test2json"},
 		{"build", "-buildvcs=false", "-o", filepath.Join(dir, "bin") + "/", "./cmd/...", "./scripts/storm"},
 	}
-	for _, pkg := range w.tests.Packages("kernel") {
+	for _, pkg := range w.dirs {
 		commands = append(commands, []string{"test", "-c", "-o", filepath.Join(dir, pkg, "tests"), pkg})
 	}
 	for _, args := range commands {

@@ -99,6 +99,20 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+func TestOrder(t *testing.T) {
+	packages := func() []string { return []string{"./cmd/a", "./collector/audit", "./collector/ebpf", "./scripts/e2e"} }
+	if got, want := order(packages(), false), []string{"./cmd/a", "./collector/ebpf", "./collector/audit"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	want := []string{"./cmd/a", "./collector/ebpf", "./scripts/e2e", "./collector/audit"}
+	if got := order(packages(), true); !slices.Equal(got, want) {
+		t.Errorf("all: %q, want %q", got, want)
+	}
+	if got := order([]string{"./collector/ebpf"}, true); len(got) != 1 {
+		t.Errorf("without audit: %q", got)
+	}
+}
+
 func TestChoose(t *testing.T) {
 	if all, err := choose(""); err != nil || len(all) != 4 {
 		t.Errorf("all: %v, %v", all, err)
