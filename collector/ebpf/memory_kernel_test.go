@@ -234,6 +234,9 @@ func TestProtect(t *testing.T) {
 			}
 			t.Run(test.name, func(t *testing.T) {
 				tr, did, p := o.callsSeen(t, test.at, calling{Calls: test.calls, Thread: true})
+				if strings.HasSuffix(test.name, "by key") && did.Errnos[last] == unix.ENOSYS {
+					return // a kernel without protection keys
+				}
 				if did.Errnos[last] != test.errno {
 					t.Fatalf("the kernel said %v, want %v", did.Errnos[last], test.errno)
 				}
