@@ -128,6 +128,9 @@ func TestSelfTestOfThisHost(t *testing.T) {
 		if v := p.selfTest.verdict(event.ProcessExec); v == nil || v.Result != passed {
 			t.Errorf("process.exec: %+v", v)
 		}
+		if l := p.sender.Ledger(); len(l.Lost) > 0 {
+			t.Errorf("lost %v: %v", l.Lost, l.LostByKind)
+		}
 		if err := p.close(); err != nil {
 			t.Error(err)
 		}
