@@ -53,9 +53,10 @@ type ringParams struct {
 }
 
 const (
-	setupThread   = 1 << 1 // IORING_SETUP_SQPOLL
-	enterGet      = 1      // IORING_ENTER_GETEVENTS
-	enterWake     = 2      // IORING_ENTER_SQ_WAKEUP
+	setupThread   = 1 << 1  // IORING_SETUP_SQPOLL
+	featureSkip   = 1 << 11 // IORING_FEAT_CQE_SKIP
+	enterGet      = 1       // IORING_ENTER_GETEVENTS
+	enterWake     = 2       // IORING_ENTER_SQ_WAKEUP
 	offsetSQEs    = 0x10000000
 	registerFiles = 2 // IORING_REGISTER_FILES
 	allocateSlot  = ^uint32(0)
