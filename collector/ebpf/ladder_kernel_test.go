@@ -7,28 +7,6 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// lacking are the kinds whose feature a kernel may have been built without, and how its records then say so.
-var lacking = map[event.Kind]string{
-	event.ModuleLoad:        "modules",
-	event.MemoryUserfaultfd: "userfaultfd",
-}
-
-// Every kind is on some rung, on every kernel that has what it is about.
-func TestEveryKindIsObserved(t *testing.T) {
-	needKernel(t)
-	s, err := Open(configFor(t, findHierarchy(t)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for _, state := range s.State() {
-		t.Logf("%-20s %-16s %s", state.Kind, state.Via, state.Reason)
-		if !state.Healthy && (lacking[state.Kind] == "" || !strings.Contains(state.Reason, errNoPlace.Error())) {
-			t.Errorf("%s is off: %s", state.Kind, state.Reason)
-		}
-	}
-}
-
 // A kind that is moved down its ladder stays observed as long as there is a rung, and says why.
 func TestNextRung(t *testing.T) {
 	needKernel(t)

@@ -30,7 +30,8 @@ type sample struct {
 	Record []byte `json:"record"`
 }
 
-// The corpus of the decoder's tests can be made anew on any kernel.
+// Every kind is on some rung, and the corpus of the decoder's tests can be made anew, on any kernel that has what the kind
+// is about.
 func TestRecord(t *testing.T) {
 	needKernel(t)
 	h := findHierarchy(t)

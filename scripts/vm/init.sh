@@ -52,7 +52,7 @@ until [ -c $port ] || [ $tries -eq 100 ]; do sleep 0.1; tries=$((tries + 1)); do
 exec 3>$port || poweroff -f
 while read -r package dir pattern; do
 	cd "/src/$dir" && /tests/test2json -t -p "$package" "/tests/$dir/tests" -test.v=test2json -test.paniconexit0 \
-		-test.timeout=15m -test.run="$pattern" >&3 3>&- </dev/null
+		-test.timeout=20m -test.run="$pattern" >&3 3>&- </dev/null
 done </tests/list
 cd /
 echo end >&3

@@ -18,7 +18,7 @@ import (
 
 // A machine that is emulated is some ten times slower than the one it runs on.
 const (
-	testTimeout = 20 * time.Minute
+	testTimeout = 25 * time.Minute
 	endTimeout  = 10 * time.Second // to end when told to, before it is killed
 )
 
