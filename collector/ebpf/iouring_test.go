@@ -94,7 +94,7 @@ func (r *ring) push(s sqe) {
 	atomic.StoreUint32(r.word(p.SQ.Tail), tail+1)
 }
 
-// enter hands the queue to the kernel and waits for completions.
+// enter hands the queue to the kernel and waits for completions, also when a signal ends the wait.
 func (r *ring) enter(submit, wait int) error {
 	flags := uintptr(enterGet)
 	if r.params.Flags&setupThread != 0 {
@@ -102,11 +102,11 @@ func (r *ring) enter(submit, wait int) error {
 	}
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), flags, 0, 0)
-		if errno == 0 {
-			return nil
-		}
-		if errno != unix.EINTR {
+		if errno != 0 && errno != unix.EINTR {
 			return fmt.Errorf("enter io_uring: %w", errno)
+		}
+		if int(atomic.LoadUint32(r.word(r.params.CQ.Tail))-*r.word(r.params.CQ.Head)) >= wait {
+			return nil
 		}
 		submit = 0
 	}
