@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +67,7 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 	var faults []error
 	for name := range strings.SplitSeq(*stressors, ",") {
 		fmt.Fprintf(progress, "stress: %s for %d s\n", name, *seconds)
-		if err := stress(ctx, s, dir, name, *seconds, table); err != nil {
+		if err := stress(ctx, s, name, *seconds, table); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", name, err))
 		}
 	}
@@ -76,20 +75,13 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 }
 
 // stress runs one stressor and prints its row.
-func stress(ctx context.Context, s *stack.Stack, dir, name string, seconds int, table io.Writer) error {
+func stress(ctx context.Context, s *stack.Stack, name string, seconds int, table io.Writer) error {
 	before, err := s.Status(ctx)
 	if err != nil {
 		return err
 	}
-	work := filepath.Join(dir, name)
-	if err := os.Mkdir(work, 0o700); err != nil {
+	if err := runStressor(ctx, name, time.Duration(seconds)*time.Second); err != nil {
 		return err
-	}
-	cmd := exec.CommandContext(ctx, "stress-ng", "--"+name, "2", "--timeout", strconv.Itoa(seconds)+"s",
-		"--temp-path", work, "--quiet")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("run stress-ng: %w: %s", err, out)
 	}
 	after, err := s.Delivered(ctx, patience)
 	if err != nil {
@@ -106,6 +98,35 @@ func stress(ctx context.Context, s *stack.Stack, dir, name string, seconds int, 
 	}
 	if memory > memoryLimit {
 		return fmt.Errorf("the agent used %d bytes of memory, want at most %d", memory, memoryLimit)
+	}
+	return nil
+}
+
+// nobody is who the stressors run as: the one that executes programs refuses to do so for root.
+const nobody = 65534
+
+// runStressor runs one for a time. It is an error when it ends before: stress-ng says nothing of those that it leaves
+// out.
+func runStressor(ctx context.Context, name string, long time.Duration) (err error) {
+	work, err := os.MkdirTemp("/tmp", "taskguard-stress-"+name+"-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	if err := os.Chown(work, nobody, nobody); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "stress-ng", "--"+name, "2", "--timeout", strconv.Itoa(int(long.Seconds()))+"s",
+		"--temp-path", work)
+	cmd.Dir = work
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("run stress-ng: %w: %s", err, out)
+	}
+	if took := time.Since(began); took < long {
+		return fmt.Errorf("run stress-ng: it ended after %s: %s", took.Round(time.Millisecond), out)
 	}
 	return nil
 }
