@@ -156,7 +156,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/v"+e.api)
 	e.mu.Lock()
 	e.requests = append(e.requests, r.Method+" "+path)
-	delay, misbehave, containers := e.delay, e.misbehave, e.containers
+	delay, misbehave := e.delay, e.misbehave
 	e.mu.Unlock()
 	if delay > 0 {
 		select {
@@ -168,6 +168,9 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if misbehave != nil && misbehave(w, r) {
 		return
 	}
+	e.mu.Lock()
+	containers := e.containers // when it answers, not when it was asked
+	e.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	switch id := strings.TrimSuffix(strings.TrimPrefix(path, "/containers/"), "/json"); {
 	case path == "/_ping":
