@@ -239,29 +239,19 @@ func openFiles(t *testing.T) int {
 
 // A record that cannot wait for its result is lost, and told of. On the tracepoint rung none of a connect waits.
 func TestWaitingRecordsAreBounded(t *testing.T) {
-	needKernel(t)
 	what, err := json.Marshal(dial{Family: unix.AF_UNIX, Type: unix.SOCK_STREAM, Path: "/none/there"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := []event.Kind{event.NetConnect}
 	for _, via := range []string{rungFentry, rungKprobe} {
 		t.Run(strings.TrimPrefix(via, "ebpf/"), func(t *testing.T) {
-			h := findHierarchy(t)
-			cfg := configOf(t, h, kinds...)
-			cfg.Rungs = []string{via}
-			s, err := Open(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			o := newObserver(h)
-			o.losing = true
-			o.run(t, s)
-			if _, reason := off(s, kinds); reason != "" {
+			o := observeLosing(t, via, event.NetConnect)
+			if _, reason := off(o.source, []event.Kind{event.NetConnect}); reason != "" {
 				t.Log("no record waits: ", reason)
 				return
 			}
-			fill(t, s.objects.shared[commonMapPendingSmall])
+			waiting := o.source.objects.shared[commonMapPendingSmall]
+			fill(t, waiting, make([]byte, waiting.ValueSize())) // of threads of process 0, which are nobody's
 			if tr := o.trace(t, action("connect", string(what))); len(tr.of(event.NetConnect)) != 0 {
 				t.Error("the call was recorded")
 			}
@@ -270,12 +260,28 @@ func TestWaitingRecordsAreBounded(t *testing.T) {
 	}
 }
 
-// fill has a map of waiting records full of those of threads of process 0, which are nobody's.
-func fill(t *testing.T, waiting *ebpf.Map) {
+// observeLosing runs a source of its own on one rung until the test ends. That it loses is no failure.
+func observeLosing(t *testing.T, via string, kinds ...event.Kind) *observer {
 	t.Helper()
-	record := make([]byte, waiting.ValueSize())
-	for thread := uint64(1); ; thread++ {
-		if err := waiting.Put(thread, record); errors.Is(err, unix.E2BIG) {
+	needKernel(t)
+	h := findHierarchy(t)
+	cfg := configOf(t, h, kinds...)
+	cfg.Rungs = []string{via}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newObserver(h)
+	o.losing = true
+	o.run(t, s)
+	return o
+}
+
+// fill has a map of waiting records full of one.
+func fill(t *testing.T, waiting *ebpf.Map, record []byte) {
+	t.Helper()
+	for key := uint64(1); ; key++ {
+		if err := waiting.Put(key, record); errors.Is(err, unix.E2BIG) {
 			return
 		} else if err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ func remedyBy(err error, lockdownFile string) error {
 	case (refused || forbidden) && lockedDown(lockdownFile):
 		return fmt.Errorf("the kernel is locked down for confidentiality (%s), which forbids BPF to read its memory: "+
 			"boot with lockdown=integrity, or have audit observe: %w", lockdownFile, cause(err))
-	case refused:
+	case refused && len(verifier.Log) > 0:
 		return fmt.Errorf("the kernel's verifier refused the program: %s: %w", complaint(verifier.Log), verifier.Cause)
 	case forbidden:
 		// The library adds a guess about locked memory, which kernels since 5.11 do not need.
@@ -55,7 +55,7 @@ func complaint(log []string) string {
 			return line
 		}
 	}
-	return "its log is empty"
+	return "it does not say why"
 }
 
 // lockedDown tells whether the kernel keeps its memory from everybody. Where nobody can say, it does not.

@@ -31,6 +31,7 @@ func TestRemedies(t *testing.T) {
 			"none integrity [confidentiality]\n", "boot with lockdown=integrity"},
 		{"verifier", verifier(unix.EACCES, "0: r1 = 0", "R1 invalid mem access"), "",
 			"verifier refused the program: R1 invalid mem access: permission denied"},
+		{"not root, as loading says it", verifier(unix.EPERM), "", "run as root, or with CAP_BPF"},
 		{"verifier, with statistics", verifier(unix.E2BIG, "the call stack of 9 frames is too deep !", "",
 			"processed 9 insns (limit 1000000)"), "", "program: the call stack of 9 frames is too deep !: argument list"},
 		{"memory", unix.ENOMEM, "", "LimitMEMLOCK="},

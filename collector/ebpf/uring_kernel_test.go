@@ -199,30 +199,14 @@ func TestRingUntaken(t *testing.T) {
 
 // Requests that there is no room to remember are lost, and told of.
 func TestRingRequestsAreBounded(t *testing.T) {
-	needKernel(t)
-	h := findHierarchy(t)
-	cfg := configOf(t, h, event.FileUnlink)
-	cfg.Rungs = []string{rungTracepoint}
-	s, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := newObserver(h)
-	o.losing = true
-	o.run(t, s)
+	o := observeLosing(t, rungTracepoint, event.FileUnlink)
 	if !ringsSeen(t, rungTracepoint) {
 		return
 	}
-	m := s.objects.shared[commonMapUringSmall]
-	waiting := make([]byte, m.ValueSize())
-	waiting[7] = 0x7f // since the distant future
-	for request := uint64(1); ; request++ {
-		if err := m.Put(request, waiting); errors.Is(err, unix.E2BIG) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
+	waiting := o.source.objects.shared[commonMapUringSmall]
+	record := make([]byte, waiting.ValueSize())
+	record[7] = 0x7f // since the distant future
+	fill(t, waiting, record)
 	args := requestsAction(t, requests{Paths: []string{"/none/x"}})
 	if tr := o.trace(t, action(args[0], args[1:]...)); len(tr.of(event.FileUnlink)) != 0 {
 		t.Error("the request was recorded")

@@ -84,7 +84,7 @@ func (w *work) boot(ctx context.Context, k kernel, img image, report *suite.Repo
 			report.Abort(pkg, "not run")
 		}
 	}
-	fmt.Fprintf(out, "%s; its console ends with:\n%s\n%s", reason, tail(console, 60), complaint)
+	fmt.Fprintf(out, "%s; its console ends with:\n%s\n%s\n", reason, tail(console, 60), complaint)
 	return readErr
 }
 

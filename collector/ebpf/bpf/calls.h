@@ -4,8 +4,8 @@
 //
 // Where kernel functions can be probed, it is those that all system calls for it end in, those of 32-bit callers and
 // socketcall(2) too; addresses are taken where the kernel's security hooks see them, and these and io_uring's functions
-// tell of what io_uring does. Else it is the exits of the system calls: a connect's is the copy of a cgroup hook, and one that succeeded is what the socket has. Calls that are given no
-// socket, or no readable address, are no attempts.
+// tell of what io_uring does. Else it is the exits of the system calls: a connect's is the copy of a cgroup hook, and
+// one that succeeded is what the socket has. Calls that are given no socket, or no readable address, are no attempts.
 #pragma once
 
 #include "send.h"
