@@ -47,6 +47,13 @@ func newTransport(t *testing.T, cfg Config) *Transport {
 	return transport
 }
 
+// hang takes a request and never answers: a return would, and a client may still read what follows its goodbye.
+func hang(_ http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body) // or the server would not see the client go
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
+}
+
 func stored(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"stored"}`) }
 
 // wantFailure sends twice, as an operator wants to read the same problem in the same words.
@@ -192,10 +199,6 @@ func TestAnswerIsBounded(t *testing.T) {
 // Certificates, connections and protocols that are not right, over real TLS.
 func TestUnreached(t *testing.T) {
 	ca, other := newAuthority(t, "ca"), newAuthority(t, "Other \x1b CA")
-	hang := func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // or the server would not see the client go
-		<-r.Context().Done()
-	}
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	plain := httptest.NewServer(http.HandlerFunc(stored))
@@ -292,9 +295,9 @@ func TestUnreachedByKind(t *testing.T) {
 func TestCancelIsNoFailure(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	ctx, cancel := context.WithCancel(t.Context())
-	url := serve(t, ca.issue(t, nil), nil, func(_ http.ResponseWriter, r *http.Request) {
+	url := serve(t, ca.issue(t, nil), nil, func(w http.ResponseWriter, r *http.Request) {
 		cancel()
-		<-r.Context().Done()
+		hang(w, r)
 	})
 	err := newTransport(t, Config{URL: url, CAFile: ca.file(t, "")}).Send(ctx, nil)
 	if f := new(sender.Failure); !errors.Is(err, context.Canceled) || errors.As(err, &f) {
