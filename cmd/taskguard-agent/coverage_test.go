@@ -116,6 +116,16 @@ func expect(t *testing.T, c *coverage, a *fakeAudit, want ...string) {
 	}
 }
 
+// A kind that this kernel has no system calls for is no reason to use audit, which would slow all of them.
+func TestAbsentKindIsNotForAudit(t *testing.T) {
+	c, kernel, audit := covering(t)
+	kernel.ladders[event.NetConnect] = []string{viaOff}
+	if err := c.apply(ebpf.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, c, audit, "ebpf/fentry", "off", "ebpf/cgroup", "")
+}
+
 // A kind goes down the ladder, to audit, and when that does not help either back to eBPF, for good.
 func TestNextWay(t *testing.T) {
 	c, _, audit := covering(t)

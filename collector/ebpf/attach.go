@@ -20,6 +20,9 @@ type attachment struct {
 	rung    int // index of rungs(), or their number when none is left
 	closers []io.Closer
 	refused []string // why each better rung is not used
+	// absent names the system calls that the kinds are made by when this kernel has none of them: there is nothing to
+	// observe.
+	absent []string
 }
 
 // attachAll puts every ladder that is wanted on the best rung that this kernel takes.
@@ -58,6 +61,9 @@ func (s *Source) climb(a *attachment) {
 			return
 		}
 		s.explain(a, r, err)
+	}
+	if calls := slices.Concat(a.syscalls, a.traced); s.tracefs.hasNone(calls) {
+		a.absent = calls
 	}
 	if a.lack != "" {
 		s.cfg.Logger.Warn("kernel hook not attached", "consequence", a.lack, "reason", strings.Join(a.refused, "; "))
@@ -170,7 +176,8 @@ func (s *Source) NextRung(kind event.Kind, reason string) bool {
 	return false
 }
 
-// State says how each kind is observed.
+// State says how each kind is observed. One that this kernel cannot make, as it has no system call for it, is off and
+// healthy.
 func (s *Source) State() []event.SourceState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,6 +190,8 @@ func (s *Source) State() []event.SourceState {
 				state.Reason = "off by its settings"
 			case len(a.closers) > 0:
 				state.Via, state.Healthy = a.rungs()[a.rung].via, true
+			case len(a.absent) > 0:
+				state.Healthy, state.Reason = true, "the kernel has no "+strings.Join(a.absent, " and no ")
 			}
 			states = append(states, state)
 		}

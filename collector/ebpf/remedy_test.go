@@ -67,8 +67,25 @@ func TestWithoutTracefs(t *testing.T) {
 	if _, err := fs.attach("syscalls", "sys_exit_open", nil); err == nil || err.Error() != "not mounted: mount it" {
 		t.Errorf("attach: %v, want the reason", err)
 	}
+	if fs.hasNone([]string{"open"}) {
+		t.Error("it says which system calls the kernel has")
+	}
 	if err := fs.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAbsentCalls(t *testing.T) {
+	fs := &tracefs{dir: t.TempDir()}
+	for _, name := range []string{"sys_enter_bpf", "sys_exit_bpf"} {
+		if err := os.MkdirAll(filepath.Join(fs.dir, "events", "syscalls", name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for calls, want := range map[string]bool{"bpf": false, "init_module": true, "init_module bpf": false, "": false} {
+		if got := fs.hasNone(strings.Fields(calls)); got != want {
+			t.Errorf("none of %q: %v, want %v", calls, got, want)
+		}
 	}
 }
 

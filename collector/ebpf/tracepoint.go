@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,6 +63,14 @@ func (t *tracefs) Close() error {
 func (t *tracefs) has(group, name string) bool {
 	_, err := os.Stat(filepath.Join(t.dir, "events", group, name))
 	return err == nil
+}
+
+// hasNone tells whether the kernel traces system calls, but has none of these.
+func (t *tracefs) hasNone(calls []string) bool {
+	if _, err := os.Stat(filepath.Join(t.dir, "events", "syscalls")); err != nil || len(calls) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(calls, func(name string) bool { return t.has("syscalls", "sys_exit_"+name) })
 }
 
 // id returns the number of a tracepoint, which perf_event_open(2) wants.

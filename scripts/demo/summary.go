@@ -21,7 +21,7 @@ func sourcesText(sources map[string]stack.Source) string {
 			continue
 		}
 		by := "by " + source.Via
-		if !source.Healthy {
+		if !source.Healthy || source.Via == "off" {
 			by = "by none (" + event.Escape(source.Reason) + ")"
 		}
 		if kinds[by] == nil {
