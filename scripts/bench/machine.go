@@ -35,18 +35,19 @@ type machine struct {
 type usage struct {
 	CPU    float64 // percent of one core
 	Memory uint64  // bytes, the most that was seen
-	Lost   uint64
 }
 
 // steadyResult is a run at a steady rate.
 type steadyResult struct {
 	Agent      usage
-	Idle       uint64 // bytes of the agent's memory before
+	Lost       map[string]uint64 // by the agent, by cause
+	Idle       uint64            // bytes of the agent's memory before
 	PerSecond  float64
 	Events     uint64 // observed
 	WireBytes  float64
 	Latency    latency
 	Auditd     *usage
+	LostAuditd uint64
 	KernelPart float64 // percent of one core that the kernel's audit thread used
 }
 
@@ -104,7 +105,7 @@ func (m *machine) steadyAgent(ctx context.Context, r *steadyResult) (err error) 
 		return err
 	}
 	r.Agent, r.PerSecond = used, storm.PerSecond
-	r.Agent.Lost = after.Ledger.AllLost()
+	r.Lost = after.Ledger.Lost
 	r.Events = after.Ledger.Observed - before.Ledger.Observed
 	r.WireBytes, err = wireBytes(ctx, s)
 	if err := follow.Stop(); err != nil {
@@ -143,10 +144,11 @@ func (m *machine) steadyAuditd(ctx context.Context, r *steadyResult) (err error)
 		return err
 	}
 	r.KernelPart = 100 * (kernelAfter - kernelBefore).Seconds() / storm.Seconds
-	if used.Lost, err = d.Lost(); err != nil {
+	lostAfter, err := d.Lost()
+	if err != nil {
 		return err
 	}
-	used.Lost -= lost
+	r.LostAuditd = lostAfter - lost
 	r.Auditd = &used
 	return nil
 }

@@ -48,7 +48,7 @@ type slowDown struct {
 // rounds holds the loops, and what was lost during them.
 type rounds struct {
 	Loops      [loopCount]slowDown
-	Lost       uint64 // by the agent
+	Lost       map[string]uint64 // by the agent, by cause
 	LostAuditd uint64
 }
 
@@ -67,7 +67,7 @@ func (m *machine) slowDown(ctx context.Context) (r *rounds, err error) {
 		return nil, err
 	}
 	defer func() { err = firstOf(err, m.redis.stop()) }()
-	r = &rounds{}
+	r = &rounds{Lost: map[string]uint64{}}
 	for i := range roundCount + 1 {
 		if err := m.round(ctx, s, r, i); err != nil {
 			return nil, err
@@ -138,7 +138,9 @@ func (m *machine) loopWithAgent(ctx context.Context, s *stack.Stack, r *rounds) 
 	if err != nil {
 		return per, err
 	}
-	r.Lost += status.Ledger.AllLost()
+	for cause, n := range status.Ledger.Lost {
+		r.Lost[cause] += n
+	}
 	return per, s.Agent.Stop()
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -51,11 +54,28 @@ func kernelRows(row rowFunc, s *steadyResult, r *rounds, why error) {
 		row("slow-down at full speed, "+l.what, "<= 3 %", measured("%+.1f %%", median(r.Loops[i].Agent)),
 			peer.slowDown[i])
 	}
-	row("lost events in these runs", "0", measured("%d", s.Agent.Lost+r.Lost), peer.lost)
+	row("lost events in these runs", "0", measured("%s", lost(s.Lost, r.Lost)), peer.lost)
 	row("resident memory, idle / under the storm", "<= 40 / 96 MB",
 		measured("%.0f / %.0f MB", megabytes(s.Idle), megabytes(s.Agent.Memory)), peer.memory)
 	row("event to stored and read back, p99", "<= 3 s",
 		measured("%.1f s (p50 %.1f s)", s.Latency.P99.Seconds(), s.Latency.P50.Seconds()), "")
+}
+
+// lost adds up losses and names their causes.
+func lost(runs ...map[string]uint64) string {
+	causes := map[string]uint64{}
+	var all uint64
+	for _, run := range runs {
+		for cause, n := range run {
+			causes[cause] += n
+			all += n
+		}
+	}
+	text := strconv.FormatUint(all, 10)
+	for _, cause := range slices.Sorted(maps.Keys(causes)) {
+		text += fmt.Sprintf(", %s %d", cause, causes[cause])
+	}
+	return text
 }
 
 // peerFigures are auditd's.
@@ -73,7 +93,7 @@ func auditdFigures(s *steadyResult, r *rounds, why error) peerFigures {
 	}
 	f := peerFigures{
 		cpu:    fmt.Sprintf("%.1f %% (and kauditd %.1f %%)", s.Auditd.CPU, s.KernelPart),
-		lost:   fmt.Sprint(s.Auditd.Lost + r.LostAuditd),
+		lost:   fmt.Sprint(s.LostAuditd + r.LostAuditd),
 		memory: fmt.Sprintf("%.0f MB", megabytes(s.Auditd.Memory)),
 	}
 	for i, l := range r.Loops {
