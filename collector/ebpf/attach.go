@@ -133,6 +133,11 @@ func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
 // closersAtOnce is how many are closed at one time: for each the kernel waits until nobody runs the program any more.
 const closersAtOnce = 32
 
+// closers are closed together.
+type closers []io.Closer
+
+func (c closers) Close() error { return closeAll(c) }
+
 func closeAll(closers []io.Closer) error {
 	var closing sync.WaitGroup
 	slots := make(chan struct{}, closersAtOnce)

@@ -5,8 +5,6 @@ import (
 	"runtime"
 	"syscall"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // caller makes system calls by name, those of 64-bit or of 32-bit programs, so that one test is for both. What it is
@@ -38,14 +36,6 @@ func (c *caller) put(data []byte) uintptr {
 
 func (c *caller) text(s string) uintptr { return c.put(append([]byte(s), 0)) }
 
-// nativeCalls are the numbers of the system calls that the tests make.
-var nativeCalls = map[string]uintptr{
-	"mount": unix.SYS_MOUNT, "umount": unix.SYS_UMOUNT2, "fsopen": unix.SYS_FSOPEN, "fsmount": unix.SYS_FSMOUNT,
-	"open_tree": unix.SYS_OPEN_TREE, "move_mount": unix.SYS_MOVE_MOUNT, "mount_setattr": unix.SYS_MOUNT_SETATTR,
-	"init_module": unix.SYS_INIT_MODULE, "finit_module": unix.SYS_FINIT_MODULE, "bpf": unix.SYS_BPF,
-	"io_uring_setup": unix.SYS_IO_URING_SETUP,
-}
-
 // call makes a system call of at most six arguments.
 func (c *caller) call(name string, args ...uintptr) (int, syscall.Errno) {
 	var a [6]uintptr
@@ -61,10 +51,10 @@ func (c *caller) call(name string, args ...uintptr) (int, syscall.Errno) {
 		}
 		return c.compat.int80(number, low...)
 	}
-	number, ok := nativeCalls[name]
+	number, ok := nativeNumber(name)
 	if !ok {
 		panic(fmt.Sprintf("no number of %s", name))
 	}
-	ret, _, errno := syscall.Syscall6(number, a[0], a[1], a[2], a[3], a[4], a[5])
+	ret, _, errno := syscall.Syscall6(uintptr(number), a[0], a[1], a[2], a[3], a[4], a[5])
 	return int(ret), errno
 }

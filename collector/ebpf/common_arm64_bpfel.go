@@ -353,6 +353,7 @@ const (
 	commonMapCounters            = "counters"
 	commonMapCurrentSettings     = "current_settings"
 	commonMapIgnored             = "ignored"
+	commonMapNativeCalls         = "native_calls"
 	commonMapPendingLarge        = "pending_large"
 	commonMapPendingSmall        = "pending_small"
 	commonMapRing                = "ring"
@@ -363,7 +364,7 @@ const (
 	commonMapUringLarge          = "uring_large"
 	commonMapUringSmall          = "uring_small"
 	commonMapWatched             = "watched"
-	commonProgCompatExit         = "compat_exit"
+	commonProgCallExit           = "call_exit"
 	commonProgUringComplete      = "uring_complete"
 	commonProgUringSubmit        = "uring_submit"
 	commonVarBpfRecordType       = "bpf_record_type"
@@ -448,7 +449,7 @@ type commonSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type commonProgramSpecs struct {
-	CompatExit    *ebpf.ProgramSpec `ebpf:"compat_exit"`
+	CallExit      *ebpf.ProgramSpec `ebpf:"call_exit"`
 	UringComplete *ebpf.ProgramSpec `ebpf:"uring_complete"`
 	UringSubmit   *ebpf.ProgramSpec `ebpf:"uring_submit"`
 }
@@ -463,6 +464,7 @@ type commonMapSpecs struct {
 	Counters        *ebpf.MapSpec `ebpf:"counters"`
 	CurrentSettings *ebpf.MapSpec `ebpf:"current_settings"`
 	Ignored         *ebpf.MapSpec `ebpf:"ignored"`
+	NativeCalls     *ebpf.MapSpec `ebpf:"native_calls"`
 	PendingLarge    *ebpf.MapSpec `ebpf:"pending_large"`
 	PendingSmall    *ebpf.MapSpec `ebpf:"pending_small"`
 	Ring            *ebpf.MapSpec `ebpf:"ring"`
@@ -545,6 +547,7 @@ type commonMaps struct {
 	Counters        *ebpf.Map `ebpf:"counters"`
 	CurrentSettings *ebpf.Map `ebpf:"current_settings"`
 	Ignored         *ebpf.Map `ebpf:"ignored"`
+	NativeCalls     *ebpf.Map `ebpf:"native_calls"`
 	PendingLarge    *ebpf.Map `ebpf:"pending_large"`
 	PendingSmall    *ebpf.Map `ebpf:"pending_small"`
 	Ring            *ebpf.Map `ebpf:"ring"`
@@ -565,6 +568,7 @@ func (m *commonMaps) Close() error {
 		m.Counters,
 		m.CurrentSettings,
 		m.Ignored,
+		m.NativeCalls,
 		m.PendingLarge,
 		m.PendingSmall,
 		m.Ring,
@@ -626,14 +630,14 @@ type commonVariables struct {
 //
 // It can be passed to loadCommonObjects or ebpf.CollectionSpec.LoadAndAssign.
 type commonPrograms struct {
-	CompatExit    *ebpf.Program `ebpf:"compat_exit"`
+	CallExit      *ebpf.Program `ebpf:"call_exit"`
 	UringComplete *ebpf.Program `ebpf:"uring_complete"`
 	UringSubmit   *ebpf.Program `ebpf:"uring_submit"`
 }
 
 func (p *commonPrograms) Close() error {
 	return _CommonClose(
-		p.CompatExit,
+		p.CallExit,
 		p.UringComplete,
 		p.UringSubmit,
 	)

@@ -9,10 +9,9 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// dispatcher is a map of handlers and the programs that find the right one. They look at every system call, or every
-// operation of io_uring, of the host: they are attached only while there is a handler.
+// dispatcher is programs that find handlers in maps by numbers. They look at every system call, or every operation of
+// io_uring, of the host: they are attached only while there is a handler.
 type dispatcher struct {
-	table   string
 	finders []hook
 
 	mu       sync.Mutex
@@ -20,27 +19,29 @@ type dispatcher struct {
 	handlers int         // guarded by mu
 }
 
-// compatDispatcher is for 32-bit system calls, by their numbers.
-func compatDispatcher() *dispatcher {
-	return &dispatcher{table: commonMapCompatCalls, finders: []hook{rawTracepoint(commonProgCompatExit)}}
+// callDispatcher is for the exits of system calls.
+func callDispatcher() *dispatcher {
+	return &dispatcher{finders: []hook{rawTracepoint(commonProgCallExit)}}
 }
 
 // uringDispatcher is for operations of io_uring, by their opcodes.
 func uringDispatcher() *dispatcher {
-	return &dispatcher{table: commonMapUringCalls, finders: []hook{
+	return &dispatcher{finders: []hook{
 		typedTracepoint(probe{handler: commonProgUringSubmit, function: uringSubmitted}),
 		typedTracepoint(probe{handler: commonProgUringComplete, function: "io_uring_complete"}),
 	}}
 }
 
-// dispatched is a handler in the map.
+// dispatched is a handler in a map.
 type dispatched struct {
 	dispatcher *dispatcher
 	source     *Source
+	table      string
 	number     uint32
 }
 
-func (d *dispatcher) add(s *Source, number uint32, program *ebpf.Program) (io.Closer, error) {
+// add has a program handle what has a number in a table, which is a map's name.
+func (d *dispatcher) add(s *Source, table string, number uint32, program *ebpf.Program) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.handlers == 0 {
@@ -48,15 +49,15 @@ func (d *dispatcher) add(s *Source, number uint32, program *ebpf.Program) (io.Cl
 			return nil, errors.Join(err, d.close())
 		}
 	}
-	if err := s.objects.shared[d.table].Put(number, program); err != nil {
-		err = fmt.Errorf("add handler %d to %s: %w", number, d.table, err)
+	if err := s.objects.shared[table].Put(number, program); err != nil {
+		err = fmt.Errorf("add handler %d to %s: %w", number, table, err)
 		if d.handlers == 0 {
 			err = errors.Join(err, d.close())
 		}
 		return nil, err
 	}
 	d.handlers++
-	return &dispatched{dispatcher: d, source: s, number: number}, nil
+	return &dispatched{dispatcher: d, source: s, table: table, number: number}, nil
 }
 
 // find attaches the programs. The caller holds d.mu.
@@ -87,9 +88,9 @@ func (h *dispatched) Close() error {
 	d := h.dispatcher
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := h.source.objects.shared[d.table].Delete(h.number)
+	err := h.source.objects.shared[h.table].Delete(h.number)
 	if err != nil {
-		err = fmt.Errorf("remove handler %d from %s: %w", h.number, d.table, err)
+		err = fmt.Errorf("remove handler %d from %s: %w", h.number, h.table, err)
 	}
 	if d.handlers--; d.handlers == 0 {
 		err = errors.Join(err, d.close())

@@ -41,7 +41,7 @@ func dupTests() []dupTest {
 		{"no socket", []step{{Call: "dup3", Number: 0, A: 1}}, 0, nil},
 		{"no descriptor", []step{{Call: "dup3", Number: 999, A: 1}}, unix.EBADF, nil},
 	}
-	if _, ok := oldNetCalls["dup2"]; ok {
+	if _, ok := nativeNumber("dup2"); ok {
 		tests = append(tests, dupTest{"dup2", []step{{Call: "dup2", FD: 3}}, 0, &event.Dup{Call: "dup2"}},
 			dupTest{"dup2 of itself", []step{{Call: "dup2", FD: 3, A: 0}, {Call: "dup2", Number: 0, A: 0}}, 0, nil})
 	}

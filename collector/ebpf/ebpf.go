@@ -17,7 +17,7 @@
 // that does not begin in the same segment as its length.
 //
 // It must not: write to the caller's memory, wait for anybody but the kernel. Only the tracepoint rung looks at every
-// system call of the host, for those of 32-bit callers.
+// system call of the host: that costs less than to have some of them traced, and 32-bit callers cannot be traced otherwise.
 package ebpf
 
 import (
@@ -70,7 +70,7 @@ type Source struct {
 	objects *objects
 	reader  *ringbuf.Reader
 	tracefs *tracefs
-	compat  *dispatcher
+	calls   *dispatcher
 	uring   *dispatcher
 	// Those of the maps that Run and Counts read.
 	countersMap, throttlesMap *ebpf.Map
@@ -109,7 +109,7 @@ const (
 // host lacks; what single kinds lack is in State. The caller must Close the source.
 func Open(cfg Config) (*Source, error) {
 	defer debug.FreeOSMemory() // loading needs far more than running does
-	s := &Source{cfg: cfg, compat: compatDispatcher(), uring: uringDispatcher()}
+	s := &Source{cfg: cfg, calls: callDispatcher(), uring: uringDispatcher()}
 	s.decoder.wall, s.decoder.cgroup = cfg.Wall, cfg.Cgroup
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ebpf source: %w", err), s.Close())

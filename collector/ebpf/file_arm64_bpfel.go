@@ -16,161 +16,135 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	fileMapCalls                     = "calls"
-	fileMapClaims                    = "claims"
-	fileMapCounters                  = "counters"
-	fileMapCurrentSettings           = "current_settings"
-	fileMapIgnored                   = "ignored"
-	fileMapPendingLarge              = "pending_large"
-	fileMapPendingSmall              = "pending_small"
-	fileMapRing                      = "ring"
-	fileMapScratch                   = "scratch"
-	fileMapSequence                  = "sequence"
-	fileMapThrottles                 = "throttles"
-	fileMapUringCalls                = "uring_calls"
-	fileMapUringLarge                = "uring_large"
-	fileMapUringSmall                = "uring_small"
-	fileMapWatched                   = "watched"
-	fileProgCompatChmod              = "compat_chmod"
-	fileProgCompatChown              = "compat_chown"
-	fileProgCompatChown16            = "compat_chown16"
-	fileProgCompatCreat              = "compat_creat"
-	fileProgCompatFchmod             = "compat_fchmod"
-	fileProgCompatFchmodat           = "compat_fchmodat"
-	fileProgCompatFchmodat2          = "compat_fchmodat2"
-	fileProgCompatFchown             = "compat_fchown"
-	fileProgCompatFchown16           = "compat_fchown16"
-	fileProgCompatFchownat           = "compat_fchownat"
-	fileProgCompatLchown             = "compat_lchown"
-	fileProgCompatLchown16           = "compat_lchown16"
-	fileProgCompatLink               = "compat_link"
-	fileProgCompatLinkat             = "compat_linkat"
-	fileProgCompatOpen               = "compat_open"
-	fileProgCompatOpenByHandleAt     = "compat_open_by_handle_at"
-	fileProgCompatOpenat             = "compat_openat"
-	fileProgCompatOpenat2            = "compat_openat2"
-	fileProgCompatRename             = "compat_rename"
-	fileProgCompatRenameat           = "compat_renameat"
-	fileProgCompatRenameat2          = "compat_renameat2"
-	fileProgCompatRmdir              = "compat_rmdir"
-	fileProgCompatSymlink            = "compat_symlink"
-	fileProgCompatSymlinkat          = "compat_symlinkat"
-	fileProgCompatUnlink             = "compat_unlink"
-	fileProgCompatUnlinkat           = "compat_unlinkat"
-	fileProgFentryChmodCommon        = "fentry_chmod_common"
-	fileProgFentryChownCommon        = "fentry_chown_common"
-	fileProgFentryLinkBegin          = "fentry_link_begin"
-	fileProgFentryPathLink           = "fentry_path_link"
-	fileProgFentryPathRename         = "fentry_path_rename"
-	fileProgFentryPathRmdir          = "fentry_path_rmdir"
-	fileProgFentryPathSymlink        = "fentry_path_symlink"
-	fileProgFentryPathUnlink         = "fentry_path_unlink"
-	fileProgFentryRenameBegin        = "fentry_rename_begin"
-	fileProgFentryRmdirBegin         = "fentry_rmdir_begin"
-	fileProgFentrySymlinkBegin       = "fentry_symlink_begin"
-	fileProgFentryUnlinkBegin        = "fentry_unlink_begin"
-	fileProgFexitChmod               = "fexit_chmod"
-	fileProgFexitChown               = "fexit_chown"
-	fileProgFexitChown16End          = "fexit_chown16_end"
-	fileProgFexitFchmod              = "fexit_fchmod"
-	fileProgFexitFchmodat            = "fexit_fchmodat"
-	fileProgFexitFchmodat2           = "fexit_fchmodat2"
-	fileProgFexitFchown              = "fexit_fchown"
-	fileProgFexitFchown16End         = "fexit_fchown16_end"
-	fileProgFexitFchownat            = "fexit_fchownat"
-	fileProgFexitFilpOpen            = "fexit_filp_open"
-	fileProgFexitLchown              = "fexit_lchown"
-	fileProgFexitLink                = "fexit_link"
-	fileProgFexitLinkEnd             = "fexit_link_end"
-	fileProgFexitLinkat              = "fexit_linkat"
-	fileProgFexitOpenByHandleAt      = "fexit_open_by_handle_at"
-	fileProgFexitRename              = "fexit_rename"
-	fileProgFexitRenameEnd           = "fexit_rename_end"
-	fileProgFexitRenameat            = "fexit_renameat"
-	fileProgFexitRenameat2           = "fexit_renameat2"
-	fileProgFexitRmdir               = "fexit_rmdir"
-	fileProgFexitSymlink             = "fexit_symlink"
-	fileProgFexitSymlinkEnd          = "fexit_symlink_end"
-	fileProgFexitSymlinkat           = "fexit_symlinkat"
-	fileProgFexitUnlink              = "fexit_unlink"
-	fileProgFexitUnlinkEnd           = "fexit_unlink_end"
-	fileProgFexitUnlinkat            = "fexit_unlinkat"
-	fileProgKprobeChmodCommon        = "kprobe_chmod_common"
-	fileProgKprobeChownCommon        = "kprobe_chown_common"
-	fileProgKprobeFilpOpen           = "kprobe_filp_open"
-	fileProgKprobeLinkBegin          = "kprobe_link_begin"
-	fileProgKprobePathLink           = "kprobe_path_link"
-	fileProgKprobePathRename         = "kprobe_path_rename"
-	fileProgKprobePathRmdir          = "kprobe_path_rmdir"
-	fileProgKprobePathSymlink        = "kprobe_path_symlink"
-	fileProgKprobePathUnlink         = "kprobe_path_unlink"
-	fileProgKprobeRenameBegin        = "kprobe_rename_begin"
-	fileProgKprobeRmdirBegin         = "kprobe_rmdir_begin"
-	fileProgKprobeSymlinkBegin       = "kprobe_symlink_begin"
-	fileProgKprobeUnlinkBegin        = "kprobe_unlink_begin"
-	fileProgKretprobeChmod           = "kretprobe_chmod"
-	fileProgKretprobeChown           = "kretprobe_chown"
-	fileProgKretprobeChown16End      = "kretprobe_chown16_end"
-	fileProgKretprobeFchmod          = "kretprobe_fchmod"
-	fileProgKretprobeFchmodat        = "kretprobe_fchmodat"
-	fileProgKretprobeFchmodat2       = "kretprobe_fchmodat2"
-	fileProgKretprobeFchown          = "kretprobe_fchown"
-	fileProgKretprobeFchown16End     = "kretprobe_fchown16_end"
-	fileProgKretprobeFchownat        = "kretprobe_fchownat"
-	fileProgKretprobeFilpOpen        = "kretprobe_filp_open"
-	fileProgKretprobeLchown          = "kretprobe_lchown"
-	fileProgKretprobeLink            = "kretprobe_link"
-	fileProgKretprobeLinkEnd         = "kretprobe_link_end"
-	fileProgKretprobeLinkat          = "kretprobe_linkat"
-	fileProgKretprobeOpenByHandleAt  = "kretprobe_open_by_handle_at"
-	fileProgKretprobeRename          = "kretprobe_rename"
-	fileProgKretprobeRenameEnd       = "kretprobe_rename_end"
-	fileProgKretprobeRenameat        = "kretprobe_renameat"
-	fileProgKretprobeRenameat2       = "kretprobe_renameat2"
-	fileProgKretprobeRmdir           = "kretprobe_rmdir"
-	fileProgKretprobeSymlink         = "kretprobe_symlink"
-	fileProgKretprobeSymlinkEnd      = "kretprobe_symlink_end"
-	fileProgKretprobeSymlinkat       = "kretprobe_symlinkat"
-	fileProgKretprobeUnlink          = "kretprobe_unlink"
-	fileProgKretprobeUnlinkEnd       = "kretprobe_unlink_end"
-	fileProgKretprobeUnlinkat        = "kretprobe_unlinkat"
-	fileProgTracepointChmod          = "tracepoint_chmod"
-	fileProgTracepointChown          = "tracepoint_chown"
-	fileProgTracepointChown16        = "tracepoint_chown16"
-	fileProgTracepointCreat          = "tracepoint_creat"
-	fileProgTracepointFchmod         = "tracepoint_fchmod"
-	fileProgTracepointFchmodat       = "tracepoint_fchmodat"
-	fileProgTracepointFchmodat2      = "tracepoint_fchmodat2"
-	fileProgTracepointFchown         = "tracepoint_fchown"
-	fileProgTracepointFchown16       = "tracepoint_fchown16"
-	fileProgTracepointFchownat       = "tracepoint_fchownat"
-	fileProgTracepointLchown         = "tracepoint_lchown"
-	fileProgTracepointLchown16       = "tracepoint_lchown16"
-	fileProgTracepointLink           = "tracepoint_link"
-	fileProgTracepointLinkat         = "tracepoint_linkat"
-	fileProgTracepointOpen           = "tracepoint_open"
-	fileProgTracepointOpenByHandleAt = "tracepoint_open_by_handle_at"
-	fileProgTracepointOpenat         = "tracepoint_openat"
-	fileProgTracepointOpenat2        = "tracepoint_openat2"
-	fileProgTracepointRename         = "tracepoint_rename"
-	fileProgTracepointRenameat       = "tracepoint_renameat"
-	fileProgTracepointRenameat2      = "tracepoint_renameat2"
-	fileProgTracepointRmdir          = "tracepoint_rmdir"
-	fileProgTracepointSymlink        = "tracepoint_symlink"
-	fileProgTracepointSymlinkat      = "tracepoint_symlinkat"
-	fileProgTracepointUnlink         = "tracepoint_unlink"
-	fileProgTracepointUnlinkat       = "tracepoint_unlinkat"
-	fileProgUringLinkat              = "uring_linkat"
-	fileProgUringOpenat              = "uring_openat"
-	fileProgUringRenameat            = "uring_renameat"
-	fileProgUringSymlinkat           = "uring_symlinkat"
-	fileProgUringUnlinkat            = "uring_unlinkat"
-	fileVarCgroupHierarchy           = "cgroup_hierarchy"
-	fileVarCgroupSubsys              = "cgroup_subsys"
-	fileVarCpus                      = "cpus"
-	fileVarPreemptible               = "preemptible"
-	fileVarSelfPid                   = "self_pid"
-	fileVarWakeupBytes               = "wakeup_bytes"
+	fileMapCalls                    = "calls"
+	fileMapClaims                   = "claims"
+	fileMapCounters                 = "counters"
+	fileMapCurrentSettings          = "current_settings"
+	fileMapIgnored                  = "ignored"
+	fileMapPendingLarge             = "pending_large"
+	fileMapPendingSmall             = "pending_small"
+	fileMapRing                     = "ring"
+	fileMapScratch                  = "scratch"
+	fileMapSequence                 = "sequence"
+	fileMapThrottles                = "throttles"
+	fileMapUringCalls               = "uring_calls"
+	fileMapUringLarge               = "uring_large"
+	fileMapUringSmall               = "uring_small"
+	fileMapWatched                  = "watched"
+	fileProgExitChmod               = "exit_chmod"
+	fileProgExitChown               = "exit_chown"
+	fileProgExitChown16             = "exit_chown16"
+	fileProgExitCreat               = "exit_creat"
+	fileProgExitFchmod              = "exit_fchmod"
+	fileProgExitFchmodat            = "exit_fchmodat"
+	fileProgExitFchmodat2           = "exit_fchmodat2"
+	fileProgExitFchown              = "exit_fchown"
+	fileProgExitFchown16            = "exit_fchown16"
+	fileProgExitFchownat            = "exit_fchownat"
+	fileProgExitLchown              = "exit_lchown"
+	fileProgExitLchown16            = "exit_lchown16"
+	fileProgExitLink                = "exit_link"
+	fileProgExitLinkat              = "exit_linkat"
+	fileProgExitOpen                = "exit_open"
+	fileProgExitOpenByHandleAt      = "exit_open_by_handle_at"
+	fileProgExitOpenat              = "exit_openat"
+	fileProgExitOpenat2             = "exit_openat2"
+	fileProgExitRename              = "exit_rename"
+	fileProgExitRenameat            = "exit_renameat"
+	fileProgExitRenameat2           = "exit_renameat2"
+	fileProgExitRmdir               = "exit_rmdir"
+	fileProgExitSymlink             = "exit_symlink"
+	fileProgExitSymlinkat           = "exit_symlinkat"
+	fileProgExitUnlink              = "exit_unlink"
+	fileProgExitUnlinkat            = "exit_unlinkat"
+	fileProgFentryChmodCommon       = "fentry_chmod_common"
+	fileProgFentryChownCommon       = "fentry_chown_common"
+	fileProgFentryLinkBegin         = "fentry_link_begin"
+	fileProgFentryPathLink          = "fentry_path_link"
+	fileProgFentryPathRename        = "fentry_path_rename"
+	fileProgFentryPathRmdir         = "fentry_path_rmdir"
+	fileProgFentryPathSymlink       = "fentry_path_symlink"
+	fileProgFentryPathUnlink        = "fentry_path_unlink"
+	fileProgFentryRenameBegin       = "fentry_rename_begin"
+	fileProgFentryRmdirBegin        = "fentry_rmdir_begin"
+	fileProgFentrySymlinkBegin      = "fentry_symlink_begin"
+	fileProgFentryUnlinkBegin       = "fentry_unlink_begin"
+	fileProgFexitChmod              = "fexit_chmod"
+	fileProgFexitChown              = "fexit_chown"
+	fileProgFexitChown16End         = "fexit_chown16_end"
+	fileProgFexitFchmod             = "fexit_fchmod"
+	fileProgFexitFchmodat           = "fexit_fchmodat"
+	fileProgFexitFchmodat2          = "fexit_fchmodat2"
+	fileProgFexitFchown             = "fexit_fchown"
+	fileProgFexitFchown16End        = "fexit_fchown16_end"
+	fileProgFexitFchownat           = "fexit_fchownat"
+	fileProgFexitFilpOpen           = "fexit_filp_open"
+	fileProgFexitLchown             = "fexit_lchown"
+	fileProgFexitLink               = "fexit_link"
+	fileProgFexitLinkEnd            = "fexit_link_end"
+	fileProgFexitLinkat             = "fexit_linkat"
+	fileProgFexitOpenByHandleAt     = "fexit_open_by_handle_at"
+	fileProgFexitRename             = "fexit_rename"
+	fileProgFexitRenameEnd          = "fexit_rename_end"
+	fileProgFexitRenameat           = "fexit_renameat"
+	fileProgFexitRenameat2          = "fexit_renameat2"
+	fileProgFexitRmdir              = "fexit_rmdir"
+	fileProgFexitSymlink            = "fexit_symlink"
+	fileProgFexitSymlinkEnd         = "fexit_symlink_end"
+	fileProgFexitSymlinkat          = "fexit_symlinkat"
+	fileProgFexitUnlink             = "fexit_unlink"
+	fileProgFexitUnlinkEnd          = "fexit_unlink_end"
+	fileProgFexitUnlinkat           = "fexit_unlinkat"
+	fileProgKprobeChmodCommon       = "kprobe_chmod_common"
+	fileProgKprobeChownCommon       = "kprobe_chown_common"
+	fileProgKprobeFilpOpen          = "kprobe_filp_open"
+	fileProgKprobeLinkBegin         = "kprobe_link_begin"
+	fileProgKprobePathLink          = "kprobe_path_link"
+	fileProgKprobePathRename        = "kprobe_path_rename"
+	fileProgKprobePathRmdir         = "kprobe_path_rmdir"
+	fileProgKprobePathSymlink       = "kprobe_path_symlink"
+	fileProgKprobePathUnlink        = "kprobe_path_unlink"
+	fileProgKprobeRenameBegin       = "kprobe_rename_begin"
+	fileProgKprobeRmdirBegin        = "kprobe_rmdir_begin"
+	fileProgKprobeSymlinkBegin      = "kprobe_symlink_begin"
+	fileProgKprobeUnlinkBegin       = "kprobe_unlink_begin"
+	fileProgKretprobeChmod          = "kretprobe_chmod"
+	fileProgKretprobeChown          = "kretprobe_chown"
+	fileProgKretprobeChown16End     = "kretprobe_chown16_end"
+	fileProgKretprobeFchmod         = "kretprobe_fchmod"
+	fileProgKretprobeFchmodat       = "kretprobe_fchmodat"
+	fileProgKretprobeFchmodat2      = "kretprobe_fchmodat2"
+	fileProgKretprobeFchown         = "kretprobe_fchown"
+	fileProgKretprobeFchown16End    = "kretprobe_fchown16_end"
+	fileProgKretprobeFchownat       = "kretprobe_fchownat"
+	fileProgKretprobeFilpOpen       = "kretprobe_filp_open"
+	fileProgKretprobeLchown         = "kretprobe_lchown"
+	fileProgKretprobeLink           = "kretprobe_link"
+	fileProgKretprobeLinkEnd        = "kretprobe_link_end"
+	fileProgKretprobeLinkat         = "kretprobe_linkat"
+	fileProgKretprobeOpenByHandleAt = "kretprobe_open_by_handle_at"
+	fileProgKretprobeRename         = "kretprobe_rename"
+	fileProgKretprobeRenameEnd      = "kretprobe_rename_end"
+	fileProgKretprobeRenameat       = "kretprobe_renameat"
+	fileProgKretprobeRenameat2      = "kretprobe_renameat2"
+	fileProgKretprobeRmdir          = "kretprobe_rmdir"
+	fileProgKretprobeSymlink        = "kretprobe_symlink"
+	fileProgKretprobeSymlinkEnd     = "kretprobe_symlink_end"
+	fileProgKretprobeSymlinkat      = "kretprobe_symlinkat"
+	fileProgKretprobeUnlink         = "kretprobe_unlink"
+	fileProgKretprobeUnlinkEnd      = "kretprobe_unlink_end"
+	fileProgKretprobeUnlinkat       = "kretprobe_unlinkat"
+	fileProgUringLinkat             = "uring_linkat"
+	fileProgUringOpenat             = "uring_openat"
+	fileProgUringRenameat           = "uring_renameat"
+	fileProgUringSymlinkat          = "uring_symlinkat"
+	fileProgUringUnlinkat           = "uring_unlinkat"
+	fileVarCgroupHierarchy          = "cgroup_hierarchy"
+	fileVarCgroupSubsys             = "cgroup_subsys"
+	fileVarCpus                     = "cpus"
+	fileVarPreemptible              = "preemptible"
+	fileVarSelfPid                  = "self_pid"
+	fileVarWakeupBytes              = "wakeup_bytes"
 )
 
 // loadFile returns the embedded CollectionSpec for file.
@@ -215,140 +189,114 @@ type fileSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fileProgramSpecs struct {
-	CompatChmod              *ebpf.ProgramSpec `ebpf:"compat_chmod"`
-	CompatChown              *ebpf.ProgramSpec `ebpf:"compat_chown"`
-	CompatChown16            *ebpf.ProgramSpec `ebpf:"compat_chown16"`
-	CompatCreat              *ebpf.ProgramSpec `ebpf:"compat_creat"`
-	CompatFchmod             *ebpf.ProgramSpec `ebpf:"compat_fchmod"`
-	CompatFchmodat           *ebpf.ProgramSpec `ebpf:"compat_fchmodat"`
-	CompatFchmodat2          *ebpf.ProgramSpec `ebpf:"compat_fchmodat2"`
-	CompatFchown             *ebpf.ProgramSpec `ebpf:"compat_fchown"`
-	CompatFchown16           *ebpf.ProgramSpec `ebpf:"compat_fchown16"`
-	CompatFchownat           *ebpf.ProgramSpec `ebpf:"compat_fchownat"`
-	CompatLchown             *ebpf.ProgramSpec `ebpf:"compat_lchown"`
-	CompatLchown16           *ebpf.ProgramSpec `ebpf:"compat_lchown16"`
-	CompatLink               *ebpf.ProgramSpec `ebpf:"compat_link"`
-	CompatLinkat             *ebpf.ProgramSpec `ebpf:"compat_linkat"`
-	CompatOpen               *ebpf.ProgramSpec `ebpf:"compat_open"`
-	CompatOpenByHandleAt     *ebpf.ProgramSpec `ebpf:"compat_open_by_handle_at"`
-	CompatOpenat             *ebpf.ProgramSpec `ebpf:"compat_openat"`
-	CompatOpenat2            *ebpf.ProgramSpec `ebpf:"compat_openat2"`
-	CompatRename             *ebpf.ProgramSpec `ebpf:"compat_rename"`
-	CompatRenameat           *ebpf.ProgramSpec `ebpf:"compat_renameat"`
-	CompatRenameat2          *ebpf.ProgramSpec `ebpf:"compat_renameat2"`
-	CompatRmdir              *ebpf.ProgramSpec `ebpf:"compat_rmdir"`
-	CompatSymlink            *ebpf.ProgramSpec `ebpf:"compat_symlink"`
-	CompatSymlinkat          *ebpf.ProgramSpec `ebpf:"compat_symlinkat"`
-	CompatUnlink             *ebpf.ProgramSpec `ebpf:"compat_unlink"`
-	CompatUnlinkat           *ebpf.ProgramSpec `ebpf:"compat_unlinkat"`
-	FentryChmodCommon        *ebpf.ProgramSpec `ebpf:"fentry_chmod_common"`
-	FentryChownCommon        *ebpf.ProgramSpec `ebpf:"fentry_chown_common"`
-	FentryLinkBegin          *ebpf.ProgramSpec `ebpf:"fentry_link_begin"`
-	FentryPathLink           *ebpf.ProgramSpec `ebpf:"fentry_path_link"`
-	FentryPathRename         *ebpf.ProgramSpec `ebpf:"fentry_path_rename"`
-	FentryPathRmdir          *ebpf.ProgramSpec `ebpf:"fentry_path_rmdir"`
-	FentryPathSymlink        *ebpf.ProgramSpec `ebpf:"fentry_path_symlink"`
-	FentryPathUnlink         *ebpf.ProgramSpec `ebpf:"fentry_path_unlink"`
-	FentryRenameBegin        *ebpf.ProgramSpec `ebpf:"fentry_rename_begin"`
-	FentryRmdirBegin         *ebpf.ProgramSpec `ebpf:"fentry_rmdir_begin"`
-	FentrySymlinkBegin       *ebpf.ProgramSpec `ebpf:"fentry_symlink_begin"`
-	FentryUnlinkBegin        *ebpf.ProgramSpec `ebpf:"fentry_unlink_begin"`
-	FexitChmod               *ebpf.ProgramSpec `ebpf:"fexit_chmod"`
-	FexitChown               *ebpf.ProgramSpec `ebpf:"fexit_chown"`
-	FexitChown16End          *ebpf.ProgramSpec `ebpf:"fexit_chown16_end"`
-	FexitFchmod              *ebpf.ProgramSpec `ebpf:"fexit_fchmod"`
-	FexitFchmodat            *ebpf.ProgramSpec `ebpf:"fexit_fchmodat"`
-	FexitFchmodat2           *ebpf.ProgramSpec `ebpf:"fexit_fchmodat2"`
-	FexitFchown              *ebpf.ProgramSpec `ebpf:"fexit_fchown"`
-	FexitFchown16End         *ebpf.ProgramSpec `ebpf:"fexit_fchown16_end"`
-	FexitFchownat            *ebpf.ProgramSpec `ebpf:"fexit_fchownat"`
-	FexitFilpOpen            *ebpf.ProgramSpec `ebpf:"fexit_filp_open"`
-	FexitLchown              *ebpf.ProgramSpec `ebpf:"fexit_lchown"`
-	FexitLink                *ebpf.ProgramSpec `ebpf:"fexit_link"`
-	FexitLinkEnd             *ebpf.ProgramSpec `ebpf:"fexit_link_end"`
-	FexitLinkat              *ebpf.ProgramSpec `ebpf:"fexit_linkat"`
-	FexitOpenByHandleAt      *ebpf.ProgramSpec `ebpf:"fexit_open_by_handle_at"`
-	FexitRename              *ebpf.ProgramSpec `ebpf:"fexit_rename"`
-	FexitRenameEnd           *ebpf.ProgramSpec `ebpf:"fexit_rename_end"`
-	FexitRenameat            *ebpf.ProgramSpec `ebpf:"fexit_renameat"`
-	FexitRenameat2           *ebpf.ProgramSpec `ebpf:"fexit_renameat2"`
-	FexitRmdir               *ebpf.ProgramSpec `ebpf:"fexit_rmdir"`
-	FexitSymlink             *ebpf.ProgramSpec `ebpf:"fexit_symlink"`
-	FexitSymlinkEnd          *ebpf.ProgramSpec `ebpf:"fexit_symlink_end"`
-	FexitSymlinkat           *ebpf.ProgramSpec `ebpf:"fexit_symlinkat"`
-	FexitUnlink              *ebpf.ProgramSpec `ebpf:"fexit_unlink"`
-	FexitUnlinkEnd           *ebpf.ProgramSpec `ebpf:"fexit_unlink_end"`
-	FexitUnlinkat            *ebpf.ProgramSpec `ebpf:"fexit_unlinkat"`
-	KprobeChmodCommon        *ebpf.ProgramSpec `ebpf:"kprobe_chmod_common"`
-	KprobeChownCommon        *ebpf.ProgramSpec `ebpf:"kprobe_chown_common"`
-	KprobeFilpOpen           *ebpf.ProgramSpec `ebpf:"kprobe_filp_open"`
-	KprobeLinkBegin          *ebpf.ProgramSpec `ebpf:"kprobe_link_begin"`
-	KprobePathLink           *ebpf.ProgramSpec `ebpf:"kprobe_path_link"`
-	KprobePathRename         *ebpf.ProgramSpec `ebpf:"kprobe_path_rename"`
-	KprobePathRmdir          *ebpf.ProgramSpec `ebpf:"kprobe_path_rmdir"`
-	KprobePathSymlink        *ebpf.ProgramSpec `ebpf:"kprobe_path_symlink"`
-	KprobePathUnlink         *ebpf.ProgramSpec `ebpf:"kprobe_path_unlink"`
-	KprobeRenameBegin        *ebpf.ProgramSpec `ebpf:"kprobe_rename_begin"`
-	KprobeRmdirBegin         *ebpf.ProgramSpec `ebpf:"kprobe_rmdir_begin"`
-	KprobeSymlinkBegin       *ebpf.ProgramSpec `ebpf:"kprobe_symlink_begin"`
-	KprobeUnlinkBegin        *ebpf.ProgramSpec `ebpf:"kprobe_unlink_begin"`
-	KretprobeChmod           *ebpf.ProgramSpec `ebpf:"kretprobe_chmod"`
-	KretprobeChown           *ebpf.ProgramSpec `ebpf:"kretprobe_chown"`
-	KretprobeChown16End      *ebpf.ProgramSpec `ebpf:"kretprobe_chown16_end"`
-	KretprobeFchmod          *ebpf.ProgramSpec `ebpf:"kretprobe_fchmod"`
-	KretprobeFchmodat        *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat"`
-	KretprobeFchmodat2       *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat2"`
-	KretprobeFchown          *ebpf.ProgramSpec `ebpf:"kretprobe_fchown"`
-	KretprobeFchown16End     *ebpf.ProgramSpec `ebpf:"kretprobe_fchown16_end"`
-	KretprobeFchownat        *ebpf.ProgramSpec `ebpf:"kretprobe_fchownat"`
-	KretprobeFilpOpen        *ebpf.ProgramSpec `ebpf:"kretprobe_filp_open"`
-	KretprobeLchown          *ebpf.ProgramSpec `ebpf:"kretprobe_lchown"`
-	KretprobeLink            *ebpf.ProgramSpec `ebpf:"kretprobe_link"`
-	KretprobeLinkEnd         *ebpf.ProgramSpec `ebpf:"kretprobe_link_end"`
-	KretprobeLinkat          *ebpf.ProgramSpec `ebpf:"kretprobe_linkat"`
-	KretprobeOpenByHandleAt  *ebpf.ProgramSpec `ebpf:"kretprobe_open_by_handle_at"`
-	KretprobeRename          *ebpf.ProgramSpec `ebpf:"kretprobe_rename"`
-	KretprobeRenameEnd       *ebpf.ProgramSpec `ebpf:"kretprobe_rename_end"`
-	KretprobeRenameat        *ebpf.ProgramSpec `ebpf:"kretprobe_renameat"`
-	KretprobeRenameat2       *ebpf.ProgramSpec `ebpf:"kretprobe_renameat2"`
-	KretprobeRmdir           *ebpf.ProgramSpec `ebpf:"kretprobe_rmdir"`
-	KretprobeSymlink         *ebpf.ProgramSpec `ebpf:"kretprobe_symlink"`
-	KretprobeSymlinkEnd      *ebpf.ProgramSpec `ebpf:"kretprobe_symlink_end"`
-	KretprobeSymlinkat       *ebpf.ProgramSpec `ebpf:"kretprobe_symlinkat"`
-	KretprobeUnlink          *ebpf.ProgramSpec `ebpf:"kretprobe_unlink"`
-	KretprobeUnlinkEnd       *ebpf.ProgramSpec `ebpf:"kretprobe_unlink_end"`
-	KretprobeUnlinkat        *ebpf.ProgramSpec `ebpf:"kretprobe_unlinkat"`
-	TracepointChmod          *ebpf.ProgramSpec `ebpf:"tracepoint_chmod"`
-	TracepointChown          *ebpf.ProgramSpec `ebpf:"tracepoint_chown"`
-	TracepointChown16        *ebpf.ProgramSpec `ebpf:"tracepoint_chown16"`
-	TracepointCreat          *ebpf.ProgramSpec `ebpf:"tracepoint_creat"`
-	TracepointFchmod         *ebpf.ProgramSpec `ebpf:"tracepoint_fchmod"`
-	TracepointFchmodat       *ebpf.ProgramSpec `ebpf:"tracepoint_fchmodat"`
-	TracepointFchmodat2      *ebpf.ProgramSpec `ebpf:"tracepoint_fchmodat2"`
-	TracepointFchown         *ebpf.ProgramSpec `ebpf:"tracepoint_fchown"`
-	TracepointFchown16       *ebpf.ProgramSpec `ebpf:"tracepoint_fchown16"`
-	TracepointFchownat       *ebpf.ProgramSpec `ebpf:"tracepoint_fchownat"`
-	TracepointLchown         *ebpf.ProgramSpec `ebpf:"tracepoint_lchown"`
-	TracepointLchown16       *ebpf.ProgramSpec `ebpf:"tracepoint_lchown16"`
-	TracepointLink           *ebpf.ProgramSpec `ebpf:"tracepoint_link"`
-	TracepointLinkat         *ebpf.ProgramSpec `ebpf:"tracepoint_linkat"`
-	TracepointOpen           *ebpf.ProgramSpec `ebpf:"tracepoint_open"`
-	TracepointOpenByHandleAt *ebpf.ProgramSpec `ebpf:"tracepoint_open_by_handle_at"`
-	TracepointOpenat         *ebpf.ProgramSpec `ebpf:"tracepoint_openat"`
-	TracepointOpenat2        *ebpf.ProgramSpec `ebpf:"tracepoint_openat2"`
-	TracepointRename         *ebpf.ProgramSpec `ebpf:"tracepoint_rename"`
-	TracepointRenameat       *ebpf.ProgramSpec `ebpf:"tracepoint_renameat"`
-	TracepointRenameat2      *ebpf.ProgramSpec `ebpf:"tracepoint_renameat2"`
-	TracepointRmdir          *ebpf.ProgramSpec `ebpf:"tracepoint_rmdir"`
-	TracepointSymlink        *ebpf.ProgramSpec `ebpf:"tracepoint_symlink"`
-	TracepointSymlinkat      *ebpf.ProgramSpec `ebpf:"tracepoint_symlinkat"`
-	TracepointUnlink         *ebpf.ProgramSpec `ebpf:"tracepoint_unlink"`
-	TracepointUnlinkat       *ebpf.ProgramSpec `ebpf:"tracepoint_unlinkat"`
-	UringLinkat              *ebpf.ProgramSpec `ebpf:"uring_linkat"`
-	UringOpenat              *ebpf.ProgramSpec `ebpf:"uring_openat"`
-	UringRenameat            *ebpf.ProgramSpec `ebpf:"uring_renameat"`
-	UringSymlinkat           *ebpf.ProgramSpec `ebpf:"uring_symlinkat"`
-	UringUnlinkat            *ebpf.ProgramSpec `ebpf:"uring_unlinkat"`
+	ExitChmod               *ebpf.ProgramSpec `ebpf:"exit_chmod"`
+	ExitChown               *ebpf.ProgramSpec `ebpf:"exit_chown"`
+	ExitChown16             *ebpf.ProgramSpec `ebpf:"exit_chown16"`
+	ExitCreat               *ebpf.ProgramSpec `ebpf:"exit_creat"`
+	ExitFchmod              *ebpf.ProgramSpec `ebpf:"exit_fchmod"`
+	ExitFchmodat            *ebpf.ProgramSpec `ebpf:"exit_fchmodat"`
+	ExitFchmodat2           *ebpf.ProgramSpec `ebpf:"exit_fchmodat2"`
+	ExitFchown              *ebpf.ProgramSpec `ebpf:"exit_fchown"`
+	ExitFchown16            *ebpf.ProgramSpec `ebpf:"exit_fchown16"`
+	ExitFchownat            *ebpf.ProgramSpec `ebpf:"exit_fchownat"`
+	ExitLchown              *ebpf.ProgramSpec `ebpf:"exit_lchown"`
+	ExitLchown16            *ebpf.ProgramSpec `ebpf:"exit_lchown16"`
+	ExitLink                *ebpf.ProgramSpec `ebpf:"exit_link"`
+	ExitLinkat              *ebpf.ProgramSpec `ebpf:"exit_linkat"`
+	ExitOpen                *ebpf.ProgramSpec `ebpf:"exit_open"`
+	ExitOpenByHandleAt      *ebpf.ProgramSpec `ebpf:"exit_open_by_handle_at"`
+	ExitOpenat              *ebpf.ProgramSpec `ebpf:"exit_openat"`
+	ExitOpenat2             *ebpf.ProgramSpec `ebpf:"exit_openat2"`
+	ExitRename              *ebpf.ProgramSpec `ebpf:"exit_rename"`
+	ExitRenameat            *ebpf.ProgramSpec `ebpf:"exit_renameat"`
+	ExitRenameat2           *ebpf.ProgramSpec `ebpf:"exit_renameat2"`
+	ExitRmdir               *ebpf.ProgramSpec `ebpf:"exit_rmdir"`
+	ExitSymlink             *ebpf.ProgramSpec `ebpf:"exit_symlink"`
+	ExitSymlinkat           *ebpf.ProgramSpec `ebpf:"exit_symlinkat"`
+	ExitUnlink              *ebpf.ProgramSpec `ebpf:"exit_unlink"`
+	ExitUnlinkat            *ebpf.ProgramSpec `ebpf:"exit_unlinkat"`
+	FentryChmodCommon       *ebpf.ProgramSpec `ebpf:"fentry_chmod_common"`
+	FentryChownCommon       *ebpf.ProgramSpec `ebpf:"fentry_chown_common"`
+	FentryLinkBegin         *ebpf.ProgramSpec `ebpf:"fentry_link_begin"`
+	FentryPathLink          *ebpf.ProgramSpec `ebpf:"fentry_path_link"`
+	FentryPathRename        *ebpf.ProgramSpec `ebpf:"fentry_path_rename"`
+	FentryPathRmdir         *ebpf.ProgramSpec `ebpf:"fentry_path_rmdir"`
+	FentryPathSymlink       *ebpf.ProgramSpec `ebpf:"fentry_path_symlink"`
+	FentryPathUnlink        *ebpf.ProgramSpec `ebpf:"fentry_path_unlink"`
+	FentryRenameBegin       *ebpf.ProgramSpec `ebpf:"fentry_rename_begin"`
+	FentryRmdirBegin        *ebpf.ProgramSpec `ebpf:"fentry_rmdir_begin"`
+	FentrySymlinkBegin      *ebpf.ProgramSpec `ebpf:"fentry_symlink_begin"`
+	FentryUnlinkBegin       *ebpf.ProgramSpec `ebpf:"fentry_unlink_begin"`
+	FexitChmod              *ebpf.ProgramSpec `ebpf:"fexit_chmod"`
+	FexitChown              *ebpf.ProgramSpec `ebpf:"fexit_chown"`
+	FexitChown16End         *ebpf.ProgramSpec `ebpf:"fexit_chown16_end"`
+	FexitFchmod             *ebpf.ProgramSpec `ebpf:"fexit_fchmod"`
+	FexitFchmodat           *ebpf.ProgramSpec `ebpf:"fexit_fchmodat"`
+	FexitFchmodat2          *ebpf.ProgramSpec `ebpf:"fexit_fchmodat2"`
+	FexitFchown             *ebpf.ProgramSpec `ebpf:"fexit_fchown"`
+	FexitFchown16End        *ebpf.ProgramSpec `ebpf:"fexit_fchown16_end"`
+	FexitFchownat           *ebpf.ProgramSpec `ebpf:"fexit_fchownat"`
+	FexitFilpOpen           *ebpf.ProgramSpec `ebpf:"fexit_filp_open"`
+	FexitLchown             *ebpf.ProgramSpec `ebpf:"fexit_lchown"`
+	FexitLink               *ebpf.ProgramSpec `ebpf:"fexit_link"`
+	FexitLinkEnd            *ebpf.ProgramSpec `ebpf:"fexit_link_end"`
+	FexitLinkat             *ebpf.ProgramSpec `ebpf:"fexit_linkat"`
+	FexitOpenByHandleAt     *ebpf.ProgramSpec `ebpf:"fexit_open_by_handle_at"`
+	FexitRename             *ebpf.ProgramSpec `ebpf:"fexit_rename"`
+	FexitRenameEnd          *ebpf.ProgramSpec `ebpf:"fexit_rename_end"`
+	FexitRenameat           *ebpf.ProgramSpec `ebpf:"fexit_renameat"`
+	FexitRenameat2          *ebpf.ProgramSpec `ebpf:"fexit_renameat2"`
+	FexitRmdir              *ebpf.ProgramSpec `ebpf:"fexit_rmdir"`
+	FexitSymlink            *ebpf.ProgramSpec `ebpf:"fexit_symlink"`
+	FexitSymlinkEnd         *ebpf.ProgramSpec `ebpf:"fexit_symlink_end"`
+	FexitSymlinkat          *ebpf.ProgramSpec `ebpf:"fexit_symlinkat"`
+	FexitUnlink             *ebpf.ProgramSpec `ebpf:"fexit_unlink"`
+	FexitUnlinkEnd          *ebpf.ProgramSpec `ebpf:"fexit_unlink_end"`
+	FexitUnlinkat           *ebpf.ProgramSpec `ebpf:"fexit_unlinkat"`
+	KprobeChmodCommon       *ebpf.ProgramSpec `ebpf:"kprobe_chmod_common"`
+	KprobeChownCommon       *ebpf.ProgramSpec `ebpf:"kprobe_chown_common"`
+	KprobeFilpOpen          *ebpf.ProgramSpec `ebpf:"kprobe_filp_open"`
+	KprobeLinkBegin         *ebpf.ProgramSpec `ebpf:"kprobe_link_begin"`
+	KprobePathLink          *ebpf.ProgramSpec `ebpf:"kprobe_path_link"`
+	KprobePathRename        *ebpf.ProgramSpec `ebpf:"kprobe_path_rename"`
+	KprobePathRmdir         *ebpf.ProgramSpec `ebpf:"kprobe_path_rmdir"`
+	KprobePathSymlink       *ebpf.ProgramSpec `ebpf:"kprobe_path_symlink"`
+	KprobePathUnlink        *ebpf.ProgramSpec `ebpf:"kprobe_path_unlink"`
+	KprobeRenameBegin       *ebpf.ProgramSpec `ebpf:"kprobe_rename_begin"`
+	KprobeRmdirBegin        *ebpf.ProgramSpec `ebpf:"kprobe_rmdir_begin"`
+	KprobeSymlinkBegin      *ebpf.ProgramSpec `ebpf:"kprobe_symlink_begin"`
+	KprobeUnlinkBegin       *ebpf.ProgramSpec `ebpf:"kprobe_unlink_begin"`
+	KretprobeChmod          *ebpf.ProgramSpec `ebpf:"kretprobe_chmod"`
+	KretprobeChown          *ebpf.ProgramSpec `ebpf:"kretprobe_chown"`
+	KretprobeChown16End     *ebpf.ProgramSpec `ebpf:"kretprobe_chown16_end"`
+	KretprobeFchmod         *ebpf.ProgramSpec `ebpf:"kretprobe_fchmod"`
+	KretprobeFchmodat       *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat"`
+	KretprobeFchmodat2      *ebpf.ProgramSpec `ebpf:"kretprobe_fchmodat2"`
+	KretprobeFchown         *ebpf.ProgramSpec `ebpf:"kretprobe_fchown"`
+	KretprobeFchown16End    *ebpf.ProgramSpec `ebpf:"kretprobe_fchown16_end"`
+	KretprobeFchownat       *ebpf.ProgramSpec `ebpf:"kretprobe_fchownat"`
+	KretprobeFilpOpen       *ebpf.ProgramSpec `ebpf:"kretprobe_filp_open"`
+	KretprobeLchown         *ebpf.ProgramSpec `ebpf:"kretprobe_lchown"`
+	KretprobeLink           *ebpf.ProgramSpec `ebpf:"kretprobe_link"`
+	KretprobeLinkEnd        *ebpf.ProgramSpec `ebpf:"kretprobe_link_end"`
+	KretprobeLinkat         *ebpf.ProgramSpec `ebpf:"kretprobe_linkat"`
+	KretprobeOpenByHandleAt *ebpf.ProgramSpec `ebpf:"kretprobe_open_by_handle_at"`
+	KretprobeRename         *ebpf.ProgramSpec `ebpf:"kretprobe_rename"`
+	KretprobeRenameEnd      *ebpf.ProgramSpec `ebpf:"kretprobe_rename_end"`
+	KretprobeRenameat       *ebpf.ProgramSpec `ebpf:"kretprobe_renameat"`
+	KretprobeRenameat2      *ebpf.ProgramSpec `ebpf:"kretprobe_renameat2"`
+	KretprobeRmdir          *ebpf.ProgramSpec `ebpf:"kretprobe_rmdir"`
+	KretprobeSymlink        *ebpf.ProgramSpec `ebpf:"kretprobe_symlink"`
+	KretprobeSymlinkEnd     *ebpf.ProgramSpec `ebpf:"kretprobe_symlink_end"`
+	KretprobeSymlinkat      *ebpf.ProgramSpec `ebpf:"kretprobe_symlinkat"`
+	KretprobeUnlink         *ebpf.ProgramSpec `ebpf:"kretprobe_unlink"`
+	KretprobeUnlinkEnd      *ebpf.ProgramSpec `ebpf:"kretprobe_unlink_end"`
+	KretprobeUnlinkat       *ebpf.ProgramSpec `ebpf:"kretprobe_unlinkat"`
+	UringLinkat             *ebpf.ProgramSpec `ebpf:"uring_linkat"`
+	UringOpenat             *ebpf.ProgramSpec `ebpf:"uring_openat"`
+	UringRenameat           *ebpf.ProgramSpec `ebpf:"uring_renameat"`
+	UringSymlinkat          *ebpf.ProgramSpec `ebpf:"uring_symlinkat"`
+	UringUnlinkat           *ebpf.ProgramSpec `ebpf:"uring_unlinkat"`
 }
 
 // fileMapSpecs contains maps before they are loaded into the kernel.
@@ -457,170 +405,144 @@ type fileVariables struct {
 //
 // It can be passed to loadFileObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filePrograms struct {
-	CompatChmod              *ebpf.Program `ebpf:"compat_chmod"`
-	CompatChown              *ebpf.Program `ebpf:"compat_chown"`
-	CompatChown16            *ebpf.Program `ebpf:"compat_chown16"`
-	CompatCreat              *ebpf.Program `ebpf:"compat_creat"`
-	CompatFchmod             *ebpf.Program `ebpf:"compat_fchmod"`
-	CompatFchmodat           *ebpf.Program `ebpf:"compat_fchmodat"`
-	CompatFchmodat2          *ebpf.Program `ebpf:"compat_fchmodat2"`
-	CompatFchown             *ebpf.Program `ebpf:"compat_fchown"`
-	CompatFchown16           *ebpf.Program `ebpf:"compat_fchown16"`
-	CompatFchownat           *ebpf.Program `ebpf:"compat_fchownat"`
-	CompatLchown             *ebpf.Program `ebpf:"compat_lchown"`
-	CompatLchown16           *ebpf.Program `ebpf:"compat_lchown16"`
-	CompatLink               *ebpf.Program `ebpf:"compat_link"`
-	CompatLinkat             *ebpf.Program `ebpf:"compat_linkat"`
-	CompatOpen               *ebpf.Program `ebpf:"compat_open"`
-	CompatOpenByHandleAt     *ebpf.Program `ebpf:"compat_open_by_handle_at"`
-	CompatOpenat             *ebpf.Program `ebpf:"compat_openat"`
-	CompatOpenat2            *ebpf.Program `ebpf:"compat_openat2"`
-	CompatRename             *ebpf.Program `ebpf:"compat_rename"`
-	CompatRenameat           *ebpf.Program `ebpf:"compat_renameat"`
-	CompatRenameat2          *ebpf.Program `ebpf:"compat_renameat2"`
-	CompatRmdir              *ebpf.Program `ebpf:"compat_rmdir"`
-	CompatSymlink            *ebpf.Program `ebpf:"compat_symlink"`
-	CompatSymlinkat          *ebpf.Program `ebpf:"compat_symlinkat"`
-	CompatUnlink             *ebpf.Program `ebpf:"compat_unlink"`
-	CompatUnlinkat           *ebpf.Program `ebpf:"compat_unlinkat"`
-	FentryChmodCommon        *ebpf.Program `ebpf:"fentry_chmod_common"`
-	FentryChownCommon        *ebpf.Program `ebpf:"fentry_chown_common"`
-	FentryLinkBegin          *ebpf.Program `ebpf:"fentry_link_begin"`
-	FentryPathLink           *ebpf.Program `ebpf:"fentry_path_link"`
-	FentryPathRename         *ebpf.Program `ebpf:"fentry_path_rename"`
-	FentryPathRmdir          *ebpf.Program `ebpf:"fentry_path_rmdir"`
-	FentryPathSymlink        *ebpf.Program `ebpf:"fentry_path_symlink"`
-	FentryPathUnlink         *ebpf.Program `ebpf:"fentry_path_unlink"`
-	FentryRenameBegin        *ebpf.Program `ebpf:"fentry_rename_begin"`
-	FentryRmdirBegin         *ebpf.Program `ebpf:"fentry_rmdir_begin"`
-	FentrySymlinkBegin       *ebpf.Program `ebpf:"fentry_symlink_begin"`
-	FentryUnlinkBegin        *ebpf.Program `ebpf:"fentry_unlink_begin"`
-	FexitChmod               *ebpf.Program `ebpf:"fexit_chmod"`
-	FexitChown               *ebpf.Program `ebpf:"fexit_chown"`
-	FexitChown16End          *ebpf.Program `ebpf:"fexit_chown16_end"`
-	FexitFchmod              *ebpf.Program `ebpf:"fexit_fchmod"`
-	FexitFchmodat            *ebpf.Program `ebpf:"fexit_fchmodat"`
-	FexitFchmodat2           *ebpf.Program `ebpf:"fexit_fchmodat2"`
-	FexitFchown              *ebpf.Program `ebpf:"fexit_fchown"`
-	FexitFchown16End         *ebpf.Program `ebpf:"fexit_fchown16_end"`
-	FexitFchownat            *ebpf.Program `ebpf:"fexit_fchownat"`
-	FexitFilpOpen            *ebpf.Program `ebpf:"fexit_filp_open"`
-	FexitLchown              *ebpf.Program `ebpf:"fexit_lchown"`
-	FexitLink                *ebpf.Program `ebpf:"fexit_link"`
-	FexitLinkEnd             *ebpf.Program `ebpf:"fexit_link_end"`
-	FexitLinkat              *ebpf.Program `ebpf:"fexit_linkat"`
-	FexitOpenByHandleAt      *ebpf.Program `ebpf:"fexit_open_by_handle_at"`
-	FexitRename              *ebpf.Program `ebpf:"fexit_rename"`
-	FexitRenameEnd           *ebpf.Program `ebpf:"fexit_rename_end"`
-	FexitRenameat            *ebpf.Program `ebpf:"fexit_renameat"`
-	FexitRenameat2           *ebpf.Program `ebpf:"fexit_renameat2"`
-	FexitRmdir               *ebpf.Program `ebpf:"fexit_rmdir"`
-	FexitSymlink             *ebpf.Program `ebpf:"fexit_symlink"`
-	FexitSymlinkEnd          *ebpf.Program `ebpf:"fexit_symlink_end"`
-	FexitSymlinkat           *ebpf.Program `ebpf:"fexit_symlinkat"`
-	FexitUnlink              *ebpf.Program `ebpf:"fexit_unlink"`
-	FexitUnlinkEnd           *ebpf.Program `ebpf:"fexit_unlink_end"`
-	FexitUnlinkat            *ebpf.Program `ebpf:"fexit_unlinkat"`
-	KprobeChmodCommon        *ebpf.Program `ebpf:"kprobe_chmod_common"`
-	KprobeChownCommon        *ebpf.Program `ebpf:"kprobe_chown_common"`
-	KprobeFilpOpen           *ebpf.Program `ebpf:"kprobe_filp_open"`
-	KprobeLinkBegin          *ebpf.Program `ebpf:"kprobe_link_begin"`
-	KprobePathLink           *ebpf.Program `ebpf:"kprobe_path_link"`
-	KprobePathRename         *ebpf.Program `ebpf:"kprobe_path_rename"`
-	KprobePathRmdir          *ebpf.Program `ebpf:"kprobe_path_rmdir"`
-	KprobePathSymlink        *ebpf.Program `ebpf:"kprobe_path_symlink"`
-	KprobePathUnlink         *ebpf.Program `ebpf:"kprobe_path_unlink"`
-	KprobeRenameBegin        *ebpf.Program `ebpf:"kprobe_rename_begin"`
-	KprobeRmdirBegin         *ebpf.Program `ebpf:"kprobe_rmdir_begin"`
-	KprobeSymlinkBegin       *ebpf.Program `ebpf:"kprobe_symlink_begin"`
-	KprobeUnlinkBegin        *ebpf.Program `ebpf:"kprobe_unlink_begin"`
-	KretprobeChmod           *ebpf.Program `ebpf:"kretprobe_chmod"`
-	KretprobeChown           *ebpf.Program `ebpf:"kretprobe_chown"`
-	KretprobeChown16End      *ebpf.Program `ebpf:"kretprobe_chown16_end"`
-	KretprobeFchmod          *ebpf.Program `ebpf:"kretprobe_fchmod"`
-	KretprobeFchmodat        *ebpf.Program `ebpf:"kretprobe_fchmodat"`
-	KretprobeFchmodat2       *ebpf.Program `ebpf:"kretprobe_fchmodat2"`
-	KretprobeFchown          *ebpf.Program `ebpf:"kretprobe_fchown"`
-	KretprobeFchown16End     *ebpf.Program `ebpf:"kretprobe_fchown16_end"`
-	KretprobeFchownat        *ebpf.Program `ebpf:"kretprobe_fchownat"`
-	KretprobeFilpOpen        *ebpf.Program `ebpf:"kretprobe_filp_open"`
-	KretprobeLchown          *ebpf.Program `ebpf:"kretprobe_lchown"`
-	KretprobeLink            *ebpf.Program `ebpf:"kretprobe_link"`
-	KretprobeLinkEnd         *ebpf.Program `ebpf:"kretprobe_link_end"`
-	KretprobeLinkat          *ebpf.Program `ebpf:"kretprobe_linkat"`
-	KretprobeOpenByHandleAt  *ebpf.Program `ebpf:"kretprobe_open_by_handle_at"`
-	KretprobeRename          *ebpf.Program `ebpf:"kretprobe_rename"`
-	KretprobeRenameEnd       *ebpf.Program `ebpf:"kretprobe_rename_end"`
-	KretprobeRenameat        *ebpf.Program `ebpf:"kretprobe_renameat"`
-	KretprobeRenameat2       *ebpf.Program `ebpf:"kretprobe_renameat2"`
-	KretprobeRmdir           *ebpf.Program `ebpf:"kretprobe_rmdir"`
-	KretprobeSymlink         *ebpf.Program `ebpf:"kretprobe_symlink"`
-	KretprobeSymlinkEnd      *ebpf.Program `ebpf:"kretprobe_symlink_end"`
-	KretprobeSymlinkat       *ebpf.Program `ebpf:"kretprobe_symlinkat"`
-	KretprobeUnlink          *ebpf.Program `ebpf:"kretprobe_unlink"`
-	KretprobeUnlinkEnd       *ebpf.Program `ebpf:"kretprobe_unlink_end"`
-	KretprobeUnlinkat        *ebpf.Program `ebpf:"kretprobe_unlinkat"`
-	TracepointChmod          *ebpf.Program `ebpf:"tracepoint_chmod"`
-	TracepointChown          *ebpf.Program `ebpf:"tracepoint_chown"`
-	TracepointChown16        *ebpf.Program `ebpf:"tracepoint_chown16"`
-	TracepointCreat          *ebpf.Program `ebpf:"tracepoint_creat"`
-	TracepointFchmod         *ebpf.Program `ebpf:"tracepoint_fchmod"`
-	TracepointFchmodat       *ebpf.Program `ebpf:"tracepoint_fchmodat"`
-	TracepointFchmodat2      *ebpf.Program `ebpf:"tracepoint_fchmodat2"`
-	TracepointFchown         *ebpf.Program `ebpf:"tracepoint_fchown"`
-	TracepointFchown16       *ebpf.Program `ebpf:"tracepoint_fchown16"`
-	TracepointFchownat       *ebpf.Program `ebpf:"tracepoint_fchownat"`
-	TracepointLchown         *ebpf.Program `ebpf:"tracepoint_lchown"`
-	TracepointLchown16       *ebpf.Program `ebpf:"tracepoint_lchown16"`
-	TracepointLink           *ebpf.Program `ebpf:"tracepoint_link"`
-	TracepointLinkat         *ebpf.Program `ebpf:"tracepoint_linkat"`
-	TracepointOpen           *ebpf.Program `ebpf:"tracepoint_open"`
-	TracepointOpenByHandleAt *ebpf.Program `ebpf:"tracepoint_open_by_handle_at"`
-	TracepointOpenat         *ebpf.Program `ebpf:"tracepoint_openat"`
-	TracepointOpenat2        *ebpf.Program `ebpf:"tracepoint_openat2"`
-	TracepointRename         *ebpf.Program `ebpf:"tracepoint_rename"`
-	TracepointRenameat       *ebpf.Program `ebpf:"tracepoint_renameat"`
-	TracepointRenameat2      *ebpf.Program `ebpf:"tracepoint_renameat2"`
-	TracepointRmdir          *ebpf.Program `ebpf:"tracepoint_rmdir"`
-	TracepointSymlink        *ebpf.Program `ebpf:"tracepoint_symlink"`
-	TracepointSymlinkat      *ebpf.Program `ebpf:"tracepoint_symlinkat"`
-	TracepointUnlink         *ebpf.Program `ebpf:"tracepoint_unlink"`
-	TracepointUnlinkat       *ebpf.Program `ebpf:"tracepoint_unlinkat"`
-	UringLinkat              *ebpf.Program `ebpf:"uring_linkat"`
-	UringOpenat              *ebpf.Program `ebpf:"uring_openat"`
-	UringRenameat            *ebpf.Program `ebpf:"uring_renameat"`
-	UringSymlinkat           *ebpf.Program `ebpf:"uring_symlinkat"`
-	UringUnlinkat            *ebpf.Program `ebpf:"uring_unlinkat"`
+	ExitChmod               *ebpf.Program `ebpf:"exit_chmod"`
+	ExitChown               *ebpf.Program `ebpf:"exit_chown"`
+	ExitChown16             *ebpf.Program `ebpf:"exit_chown16"`
+	ExitCreat               *ebpf.Program `ebpf:"exit_creat"`
+	ExitFchmod              *ebpf.Program `ebpf:"exit_fchmod"`
+	ExitFchmodat            *ebpf.Program `ebpf:"exit_fchmodat"`
+	ExitFchmodat2           *ebpf.Program `ebpf:"exit_fchmodat2"`
+	ExitFchown              *ebpf.Program `ebpf:"exit_fchown"`
+	ExitFchown16            *ebpf.Program `ebpf:"exit_fchown16"`
+	ExitFchownat            *ebpf.Program `ebpf:"exit_fchownat"`
+	ExitLchown              *ebpf.Program `ebpf:"exit_lchown"`
+	ExitLchown16            *ebpf.Program `ebpf:"exit_lchown16"`
+	ExitLink                *ebpf.Program `ebpf:"exit_link"`
+	ExitLinkat              *ebpf.Program `ebpf:"exit_linkat"`
+	ExitOpen                *ebpf.Program `ebpf:"exit_open"`
+	ExitOpenByHandleAt      *ebpf.Program `ebpf:"exit_open_by_handle_at"`
+	ExitOpenat              *ebpf.Program `ebpf:"exit_openat"`
+	ExitOpenat2             *ebpf.Program `ebpf:"exit_openat2"`
+	ExitRename              *ebpf.Program `ebpf:"exit_rename"`
+	ExitRenameat            *ebpf.Program `ebpf:"exit_renameat"`
+	ExitRenameat2           *ebpf.Program `ebpf:"exit_renameat2"`
+	ExitRmdir               *ebpf.Program `ebpf:"exit_rmdir"`
+	ExitSymlink             *ebpf.Program `ebpf:"exit_symlink"`
+	ExitSymlinkat           *ebpf.Program `ebpf:"exit_symlinkat"`
+	ExitUnlink              *ebpf.Program `ebpf:"exit_unlink"`
+	ExitUnlinkat            *ebpf.Program `ebpf:"exit_unlinkat"`
+	FentryChmodCommon       *ebpf.Program `ebpf:"fentry_chmod_common"`
+	FentryChownCommon       *ebpf.Program `ebpf:"fentry_chown_common"`
+	FentryLinkBegin         *ebpf.Program `ebpf:"fentry_link_begin"`
+	FentryPathLink          *ebpf.Program `ebpf:"fentry_path_link"`
+	FentryPathRename        *ebpf.Program `ebpf:"fentry_path_rename"`
+	FentryPathRmdir         *ebpf.Program `ebpf:"fentry_path_rmdir"`
+	FentryPathSymlink       *ebpf.Program `ebpf:"fentry_path_symlink"`
+	FentryPathUnlink        *ebpf.Program `ebpf:"fentry_path_unlink"`
+	FentryRenameBegin       *ebpf.Program `ebpf:"fentry_rename_begin"`
+	FentryRmdirBegin        *ebpf.Program `ebpf:"fentry_rmdir_begin"`
+	FentrySymlinkBegin      *ebpf.Program `ebpf:"fentry_symlink_begin"`
+	FentryUnlinkBegin       *ebpf.Program `ebpf:"fentry_unlink_begin"`
+	FexitChmod              *ebpf.Program `ebpf:"fexit_chmod"`
+	FexitChown              *ebpf.Program `ebpf:"fexit_chown"`
+	FexitChown16End         *ebpf.Program `ebpf:"fexit_chown16_end"`
+	FexitFchmod             *ebpf.Program `ebpf:"fexit_fchmod"`
+	FexitFchmodat           *ebpf.Program `ebpf:"fexit_fchmodat"`
+	FexitFchmodat2          *ebpf.Program `ebpf:"fexit_fchmodat2"`
+	FexitFchown             *ebpf.Program `ebpf:"fexit_fchown"`
+	FexitFchown16End        *ebpf.Program `ebpf:"fexit_fchown16_end"`
+	FexitFchownat           *ebpf.Program `ebpf:"fexit_fchownat"`
+	FexitFilpOpen           *ebpf.Program `ebpf:"fexit_filp_open"`
+	FexitLchown             *ebpf.Program `ebpf:"fexit_lchown"`
+	FexitLink               *ebpf.Program `ebpf:"fexit_link"`
+	FexitLinkEnd            *ebpf.Program `ebpf:"fexit_link_end"`
+	FexitLinkat             *ebpf.Program `ebpf:"fexit_linkat"`
+	FexitOpenByHandleAt     *ebpf.Program `ebpf:"fexit_open_by_handle_at"`
+	FexitRename             *ebpf.Program `ebpf:"fexit_rename"`
+	FexitRenameEnd          *ebpf.Program `ebpf:"fexit_rename_end"`
+	FexitRenameat           *ebpf.Program `ebpf:"fexit_renameat"`
+	FexitRenameat2          *ebpf.Program `ebpf:"fexit_renameat2"`
+	FexitRmdir              *ebpf.Program `ebpf:"fexit_rmdir"`
+	FexitSymlink            *ebpf.Program `ebpf:"fexit_symlink"`
+	FexitSymlinkEnd         *ebpf.Program `ebpf:"fexit_symlink_end"`
+	FexitSymlinkat          *ebpf.Program `ebpf:"fexit_symlinkat"`
+	FexitUnlink             *ebpf.Program `ebpf:"fexit_unlink"`
+	FexitUnlinkEnd          *ebpf.Program `ebpf:"fexit_unlink_end"`
+	FexitUnlinkat           *ebpf.Program `ebpf:"fexit_unlinkat"`
+	KprobeChmodCommon       *ebpf.Program `ebpf:"kprobe_chmod_common"`
+	KprobeChownCommon       *ebpf.Program `ebpf:"kprobe_chown_common"`
+	KprobeFilpOpen          *ebpf.Program `ebpf:"kprobe_filp_open"`
+	KprobeLinkBegin         *ebpf.Program `ebpf:"kprobe_link_begin"`
+	KprobePathLink          *ebpf.Program `ebpf:"kprobe_path_link"`
+	KprobePathRename        *ebpf.Program `ebpf:"kprobe_path_rename"`
+	KprobePathRmdir         *ebpf.Program `ebpf:"kprobe_path_rmdir"`
+	KprobePathSymlink       *ebpf.Program `ebpf:"kprobe_path_symlink"`
+	KprobePathUnlink        *ebpf.Program `ebpf:"kprobe_path_unlink"`
+	KprobeRenameBegin       *ebpf.Program `ebpf:"kprobe_rename_begin"`
+	KprobeRmdirBegin        *ebpf.Program `ebpf:"kprobe_rmdir_begin"`
+	KprobeSymlinkBegin      *ebpf.Program `ebpf:"kprobe_symlink_begin"`
+	KprobeUnlinkBegin       *ebpf.Program `ebpf:"kprobe_unlink_begin"`
+	KretprobeChmod          *ebpf.Program `ebpf:"kretprobe_chmod"`
+	KretprobeChown          *ebpf.Program `ebpf:"kretprobe_chown"`
+	KretprobeChown16End     *ebpf.Program `ebpf:"kretprobe_chown16_end"`
+	KretprobeFchmod         *ebpf.Program `ebpf:"kretprobe_fchmod"`
+	KretprobeFchmodat       *ebpf.Program `ebpf:"kretprobe_fchmodat"`
+	KretprobeFchmodat2      *ebpf.Program `ebpf:"kretprobe_fchmodat2"`
+	KretprobeFchown         *ebpf.Program `ebpf:"kretprobe_fchown"`
+	KretprobeFchown16End    *ebpf.Program `ebpf:"kretprobe_fchown16_end"`
+	KretprobeFchownat       *ebpf.Program `ebpf:"kretprobe_fchownat"`
+	KretprobeFilpOpen       *ebpf.Program `ebpf:"kretprobe_filp_open"`
+	KretprobeLchown         *ebpf.Program `ebpf:"kretprobe_lchown"`
+	KretprobeLink           *ebpf.Program `ebpf:"kretprobe_link"`
+	KretprobeLinkEnd        *ebpf.Program `ebpf:"kretprobe_link_end"`
+	KretprobeLinkat         *ebpf.Program `ebpf:"kretprobe_linkat"`
+	KretprobeOpenByHandleAt *ebpf.Program `ebpf:"kretprobe_open_by_handle_at"`
+	KretprobeRename         *ebpf.Program `ebpf:"kretprobe_rename"`
+	KretprobeRenameEnd      *ebpf.Program `ebpf:"kretprobe_rename_end"`
+	KretprobeRenameat       *ebpf.Program `ebpf:"kretprobe_renameat"`
+	KretprobeRenameat2      *ebpf.Program `ebpf:"kretprobe_renameat2"`
+	KretprobeRmdir          *ebpf.Program `ebpf:"kretprobe_rmdir"`
+	KretprobeSymlink        *ebpf.Program `ebpf:"kretprobe_symlink"`
+	KretprobeSymlinkEnd     *ebpf.Program `ebpf:"kretprobe_symlink_end"`
+	KretprobeSymlinkat      *ebpf.Program `ebpf:"kretprobe_symlinkat"`
+	KretprobeUnlink         *ebpf.Program `ebpf:"kretprobe_unlink"`
+	KretprobeUnlinkEnd      *ebpf.Program `ebpf:"kretprobe_unlink_end"`
+	KretprobeUnlinkat       *ebpf.Program `ebpf:"kretprobe_unlinkat"`
+	UringLinkat             *ebpf.Program `ebpf:"uring_linkat"`
+	UringOpenat             *ebpf.Program `ebpf:"uring_openat"`
+	UringRenameat           *ebpf.Program `ebpf:"uring_renameat"`
+	UringSymlinkat          *ebpf.Program `ebpf:"uring_symlinkat"`
+	UringUnlinkat           *ebpf.Program `ebpf:"uring_unlinkat"`
 }
 
 func (p *filePrograms) Close() error {
 	return _FileClose(
-		p.CompatChmod,
-		p.CompatChown,
-		p.CompatChown16,
-		p.CompatCreat,
-		p.CompatFchmod,
-		p.CompatFchmodat,
-		p.CompatFchmodat2,
-		p.CompatFchown,
-		p.CompatFchown16,
-		p.CompatFchownat,
-		p.CompatLchown,
-		p.CompatLchown16,
-		p.CompatLink,
-		p.CompatLinkat,
-		p.CompatOpen,
-		p.CompatOpenByHandleAt,
-		p.CompatOpenat,
-		p.CompatOpenat2,
-		p.CompatRename,
-		p.CompatRenameat,
-		p.CompatRenameat2,
-		p.CompatRmdir,
-		p.CompatSymlink,
-		p.CompatSymlinkat,
-		p.CompatUnlink,
-		p.CompatUnlinkat,
+		p.ExitChmod,
+		p.ExitChown,
+		p.ExitChown16,
+		p.ExitCreat,
+		p.ExitFchmod,
+		p.ExitFchmodat,
+		p.ExitFchmodat2,
+		p.ExitFchown,
+		p.ExitFchown16,
+		p.ExitFchownat,
+		p.ExitLchown,
+		p.ExitLchown16,
+		p.ExitLink,
+		p.ExitLinkat,
+		p.ExitOpen,
+		p.ExitOpenByHandleAt,
+		p.ExitOpenat,
+		p.ExitOpenat2,
+		p.ExitRename,
+		p.ExitRenameat,
+		p.ExitRenameat2,
+		p.ExitRmdir,
+		p.ExitSymlink,
+		p.ExitSymlinkat,
+		p.ExitUnlink,
+		p.ExitUnlinkat,
 		p.FentryChmodCommon,
 		p.FentryChownCommon,
 		p.FentryLinkBegin,
@@ -698,32 +620,6 @@ func (p *filePrograms) Close() error {
 		p.KretprobeUnlink,
 		p.KretprobeUnlinkEnd,
 		p.KretprobeUnlinkat,
-		p.TracepointChmod,
-		p.TracepointChown,
-		p.TracepointChown16,
-		p.TracepointCreat,
-		p.TracepointFchmod,
-		p.TracepointFchmodat,
-		p.TracepointFchmodat2,
-		p.TracepointFchown,
-		p.TracepointFchown16,
-		p.TracepointFchownat,
-		p.TracepointLchown,
-		p.TracepointLchown16,
-		p.TracepointLink,
-		p.TracepointLinkat,
-		p.TracepointOpen,
-		p.TracepointOpenByHandleAt,
-		p.TracepointOpenat,
-		p.TracepointOpenat2,
-		p.TracepointRename,
-		p.TracepointRenameat,
-		p.TracepointRenameat2,
-		p.TracepointRmdir,
-		p.TracepointSymlink,
-		p.TracepointSymlinkat,
-		p.TracepointUnlink,
-		p.TracepointUnlinkat,
 		p.UringLinkat,
 		p.UringOpenat,
 		p.UringRenameat,

@@ -102,9 +102,10 @@ func kernelProbe(prefix string, p probe) hook {
 		}}
 }
 
-func syscallTracepoint(program, name string) hook {
-	return hook{program: program, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
-		return s.tracefs.attach("syscalls", name, p)
+// enterCall is a handler at the entry of a system call of 64-bit callers.
+func enterCall(p probe) hook {
+	return hook{program: p.handler, need: anyOf, attach: func(s *Source, program *ebpf.Program) (io.Closer, error) {
+		return s.tracefs.attach("syscalls", "sys_enter_"+p.function, program)
 	}}
 }
 
@@ -127,21 +128,45 @@ func (l *ladder) forms(name string) []string {
 	return []string{name, name + "16"}
 }
 
-// compatCall is a handler of forms of a 32-bit system call, where the kernel has those of a 64-bit one apart.
-func compatCall(program string, forms []string) []hook {
-	if runtime.GOARCH != "amd64" {
-		return nil
-	}
-	var hooks []hook
-	for _, name := range forms {
-		number, ok := compatNumbers[name]
-		if !ok {
-			continue
+// exitCall is a handler at the exit of a system call, of the tracepoint rung. forms are the names of its 32-bit forms.
+func exitCall(name string, forms []string) hook {
+	return hook{program: "exit_" + name, need: anyOf, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
+		return s.addExits(name, forms, p)
+	}}
+}
+
+func (s *Source) addExits(name string, forms []string, program *ebpf.Program) (added closers, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, added.Close())
 		}
-		hooks = append(hooks, hook{program: program, need: optional,
-			attach: func(s *Source, p *ebpf.Program) (io.Closer, error) { return s.compat.add(s, number, p) }})
+	}()
+	add := func(table string, number uint32) error {
+		handler, err := s.calls.add(s, table, number, program)
+		if err == nil {
+			added = append(added, handler)
+		}
+		return err
 	}
-	return hooks
+	if number, ok := nativeNumber(name); ok {
+		if s.tracefs.hasNone([]string{name}) {
+			return nil, fmt.Errorf("system call %s: %w", name, errNoPlace)
+		}
+		if err := add(commonMapNativeCalls, number); err != nil {
+			return added, err
+		}
+	}
+	for _, form := range forms {
+		if number, ok := compatNumbers[form]; ok && runtime.GOARCH == "amd64" {
+			if err := add(commonMapCompatCalls, number); err != nil {
+				return added, err
+			}
+		}
+	}
+	if len(added) == 0 {
+		return nil, fmt.Errorf("system call %s: %w", name, errNoPlace)
+	}
+	return added, nil
 }
 
 // syscallFunctions names the functions that handle a system call: that of 64-bit callers first.

@@ -252,14 +252,13 @@ func (l *ladder) rungs() []rung {
 		}
 	}
 	for _, name := range append(l.syscalls, l.traced...) {
-		tracepoint.hooks = append(tracepoint.hooks, oneOf(syscallTracepoint("tracepoint_"+name, "sys_exit_"+name)))
-		tracepoint.hooks = append(tracepoint.hooks, compatCall("compat_"+name, l.forms(name))...)
+		tracepoint.hooks = append(tracepoint.hooks, exitCall(name, l.forms(name)))
 	}
 	for _, op := range l.operations {
 		tracepoint.hooks = append(tracepoint.hooks, uringOperation(op))
 	}
 	for _, p := range l.enters {
-		tracepoint.hooks = append(tracepoint.hooks, oneOf(syscallTracepoint(p.handler, "sys_enter_"+p.function)))
+		tracepoint.hooks = append(tracepoint.hooks, enterCall(p))
 	}
 	for _, p := range l.tracepoints {
 		tracepoint.hooks = append(tracepoint.hooks, typedTracepoint(p))

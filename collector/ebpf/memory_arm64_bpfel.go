@@ -16,58 +16,50 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	memoryMapCalls                      = "calls"
-	memoryMapClaims                     = "claims"
-	memoryMapCounters                   = "counters"
-	memoryMapCurrentSettings            = "current_settings"
-	memoryMapIgnored                    = "ignored"
-	memoryMapLibraries                  = "libraries"
-	memoryMapPendingLarge               = "pending_large"
-	memoryMapPendingSmall               = "pending_small"
-	memoryMapRing                       = "ring"
-	memoryMapScratch                    = "scratch"
-	memoryMapSequence                   = "sequence"
-	memoryMapThrottles                  = "throttles"
-	memoryMapWatched                    = "watched"
-	memoryProgCompatMemfdCreate         = "compat_memfd_create"
-	memoryProgCompatMmap                = "compat_mmap"
-	memoryProgCompatMmap2               = "compat_mmap2"
-	memoryProgCompatMprotect            = "compat_mprotect"
-	memoryProgCompatPkeyMprotect        = "compat_pkey_mprotect"
-	memoryProgCompatProcessVmReadv      = "compat_process_vm_readv"
-	memoryProgCompatProcessVmWritev     = "compat_process_vm_writev"
-	memoryProgCompatUserfaultfd         = "compat_userfaultfd"
-	memoryProgFentryFileMprotect        = "fentry_file_mprotect"
-	memoryProgFexitMemfdCreate          = "fexit_memfd_create"
-	memoryProgFexitMmap                 = "fexit_mmap"
-	memoryProgFexitMprotect             = "fexit_mprotect"
-	memoryProgFexitPkeyMprotect         = "fexit_pkey_mprotect"
-	memoryProgFexitProcessVmReadv       = "fexit_process_vm_readv"
-	memoryProgFexitProcessVmWritev      = "fexit_process_vm_writev"
-	memoryProgFexitUserfaultfd          = "fexit_userfaultfd"
-	memoryProgKprobeFileMprotect        = "kprobe_file_mprotect"
-	memoryProgKprobeMmap                = "kprobe_mmap"
-	memoryProgKretprobeMemfdCreate      = "kretprobe_memfd_create"
-	memoryProgKretprobeMmap             = "kretprobe_mmap"
-	memoryProgKretprobeMprotect         = "kretprobe_mprotect"
-	memoryProgKretprobePkeyMprotect     = "kretprobe_pkey_mprotect"
-	memoryProgKretprobeProcessVmReadv   = "kretprobe_process_vm_readv"
-	memoryProgKretprobeProcessVmWritev  = "kretprobe_process_vm_writev"
-	memoryProgKretprobeUserfaultfd      = "kretprobe_userfaultfd"
-	memoryProgTracepointMemfdCreate     = "tracepoint_memfd_create"
-	memoryProgTracepointMmap            = "tracepoint_mmap"
-	memoryProgTracepointMmap2           = "tracepoint_mmap2"
-	memoryProgTracepointMprotect        = "tracepoint_mprotect"
-	memoryProgTracepointPkeyMprotect    = "tracepoint_pkey_mprotect"
-	memoryProgTracepointProcessVmReadv  = "tracepoint_process_vm_readv"
-	memoryProgTracepointProcessVmWritev = "tracepoint_process_vm_writev"
-	memoryProgTracepointUserfaultfd     = "tracepoint_userfaultfd"
-	memoryVarCgroupHierarchy            = "cgroup_hierarchy"
-	memoryVarCgroupSubsys               = "cgroup_subsys"
-	memoryVarCpus                       = "cpus"
-	memoryVarPreemptible                = "preemptible"
-	memoryVarSelfPid                    = "self_pid"
-	memoryVarWakeupBytes                = "wakeup_bytes"
+	memoryMapCalls                     = "calls"
+	memoryMapClaims                    = "claims"
+	memoryMapCounters                  = "counters"
+	memoryMapCurrentSettings           = "current_settings"
+	memoryMapIgnored                   = "ignored"
+	memoryMapLibraries                 = "libraries"
+	memoryMapPendingLarge              = "pending_large"
+	memoryMapPendingSmall              = "pending_small"
+	memoryMapRing                      = "ring"
+	memoryMapScratch                   = "scratch"
+	memoryMapSequence                  = "sequence"
+	memoryMapThrottles                 = "throttles"
+	memoryMapWatched                   = "watched"
+	memoryProgExitMemfdCreate          = "exit_memfd_create"
+	memoryProgExitMmap                 = "exit_mmap"
+	memoryProgExitMmap2                = "exit_mmap2"
+	memoryProgExitMprotect             = "exit_mprotect"
+	memoryProgExitPkeyMprotect         = "exit_pkey_mprotect"
+	memoryProgExitProcessVmReadv       = "exit_process_vm_readv"
+	memoryProgExitProcessVmWritev      = "exit_process_vm_writev"
+	memoryProgExitUserfaultfd          = "exit_userfaultfd"
+	memoryProgFentryFileMprotect       = "fentry_file_mprotect"
+	memoryProgFexitMemfdCreate         = "fexit_memfd_create"
+	memoryProgFexitMmap                = "fexit_mmap"
+	memoryProgFexitMprotect            = "fexit_mprotect"
+	memoryProgFexitPkeyMprotect        = "fexit_pkey_mprotect"
+	memoryProgFexitProcessVmReadv      = "fexit_process_vm_readv"
+	memoryProgFexitProcessVmWritev     = "fexit_process_vm_writev"
+	memoryProgFexitUserfaultfd         = "fexit_userfaultfd"
+	memoryProgKprobeFileMprotect       = "kprobe_file_mprotect"
+	memoryProgKprobeMmap               = "kprobe_mmap"
+	memoryProgKretprobeMemfdCreate     = "kretprobe_memfd_create"
+	memoryProgKretprobeMmap            = "kretprobe_mmap"
+	memoryProgKretprobeMprotect        = "kretprobe_mprotect"
+	memoryProgKretprobePkeyMprotect    = "kretprobe_pkey_mprotect"
+	memoryProgKretprobeProcessVmReadv  = "kretprobe_process_vm_readv"
+	memoryProgKretprobeProcessVmWritev = "kretprobe_process_vm_writev"
+	memoryProgKretprobeUserfaultfd     = "kretprobe_userfaultfd"
+	memoryVarCgroupHierarchy           = "cgroup_hierarchy"
+	memoryVarCgroupSubsys              = "cgroup_subsys"
+	memoryVarCpus                      = "cpus"
+	memoryVarPreemptible               = "preemptible"
+	memoryVarSelfPid                   = "self_pid"
+	memoryVarWakeupBytes               = "wakeup_bytes"
 )
 
 // loadMemory returns the embedded CollectionSpec for memory.
@@ -112,39 +104,31 @@ type memorySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type memoryProgramSpecs struct {
-	CompatMemfdCreate         *ebpf.ProgramSpec `ebpf:"compat_memfd_create"`
-	CompatMmap                *ebpf.ProgramSpec `ebpf:"compat_mmap"`
-	CompatMmap2               *ebpf.ProgramSpec `ebpf:"compat_mmap2"`
-	CompatMprotect            *ebpf.ProgramSpec `ebpf:"compat_mprotect"`
-	CompatPkeyMprotect        *ebpf.ProgramSpec `ebpf:"compat_pkey_mprotect"`
-	CompatProcessVmReadv      *ebpf.ProgramSpec `ebpf:"compat_process_vm_readv"`
-	CompatProcessVmWritev     *ebpf.ProgramSpec `ebpf:"compat_process_vm_writev"`
-	CompatUserfaultfd         *ebpf.ProgramSpec `ebpf:"compat_userfaultfd"`
-	FentryFileMprotect        *ebpf.ProgramSpec `ebpf:"fentry_file_mprotect"`
-	FexitMemfdCreate          *ebpf.ProgramSpec `ebpf:"fexit_memfd_create"`
-	FexitMmap                 *ebpf.ProgramSpec `ebpf:"fexit_mmap"`
-	FexitMprotect             *ebpf.ProgramSpec `ebpf:"fexit_mprotect"`
-	FexitPkeyMprotect         *ebpf.ProgramSpec `ebpf:"fexit_pkey_mprotect"`
-	FexitProcessVmReadv       *ebpf.ProgramSpec `ebpf:"fexit_process_vm_readv"`
-	FexitProcessVmWritev      *ebpf.ProgramSpec `ebpf:"fexit_process_vm_writev"`
-	FexitUserfaultfd          *ebpf.ProgramSpec `ebpf:"fexit_userfaultfd"`
-	KprobeFileMprotect        *ebpf.ProgramSpec `ebpf:"kprobe_file_mprotect"`
-	KprobeMmap                *ebpf.ProgramSpec `ebpf:"kprobe_mmap"`
-	KretprobeMemfdCreate      *ebpf.ProgramSpec `ebpf:"kretprobe_memfd_create"`
-	KretprobeMmap             *ebpf.ProgramSpec `ebpf:"kretprobe_mmap"`
-	KretprobeMprotect         *ebpf.ProgramSpec `ebpf:"kretprobe_mprotect"`
-	KretprobePkeyMprotect     *ebpf.ProgramSpec `ebpf:"kretprobe_pkey_mprotect"`
-	KretprobeProcessVmReadv   *ebpf.ProgramSpec `ebpf:"kretprobe_process_vm_readv"`
-	KretprobeProcessVmWritev  *ebpf.ProgramSpec `ebpf:"kretprobe_process_vm_writev"`
-	KretprobeUserfaultfd      *ebpf.ProgramSpec `ebpf:"kretprobe_userfaultfd"`
-	TracepointMemfdCreate     *ebpf.ProgramSpec `ebpf:"tracepoint_memfd_create"`
-	TracepointMmap            *ebpf.ProgramSpec `ebpf:"tracepoint_mmap"`
-	TracepointMmap2           *ebpf.ProgramSpec `ebpf:"tracepoint_mmap2"`
-	TracepointMprotect        *ebpf.ProgramSpec `ebpf:"tracepoint_mprotect"`
-	TracepointPkeyMprotect    *ebpf.ProgramSpec `ebpf:"tracepoint_pkey_mprotect"`
-	TracepointProcessVmReadv  *ebpf.ProgramSpec `ebpf:"tracepoint_process_vm_readv"`
-	TracepointProcessVmWritev *ebpf.ProgramSpec `ebpf:"tracepoint_process_vm_writev"`
-	TracepointUserfaultfd     *ebpf.ProgramSpec `ebpf:"tracepoint_userfaultfd"`
+	ExitMemfdCreate          *ebpf.ProgramSpec `ebpf:"exit_memfd_create"`
+	ExitMmap                 *ebpf.ProgramSpec `ebpf:"exit_mmap"`
+	ExitMmap2                *ebpf.ProgramSpec `ebpf:"exit_mmap2"`
+	ExitMprotect             *ebpf.ProgramSpec `ebpf:"exit_mprotect"`
+	ExitPkeyMprotect         *ebpf.ProgramSpec `ebpf:"exit_pkey_mprotect"`
+	ExitProcessVmReadv       *ebpf.ProgramSpec `ebpf:"exit_process_vm_readv"`
+	ExitProcessVmWritev      *ebpf.ProgramSpec `ebpf:"exit_process_vm_writev"`
+	ExitUserfaultfd          *ebpf.ProgramSpec `ebpf:"exit_userfaultfd"`
+	FentryFileMprotect       *ebpf.ProgramSpec `ebpf:"fentry_file_mprotect"`
+	FexitMemfdCreate         *ebpf.ProgramSpec `ebpf:"fexit_memfd_create"`
+	FexitMmap                *ebpf.ProgramSpec `ebpf:"fexit_mmap"`
+	FexitMprotect            *ebpf.ProgramSpec `ebpf:"fexit_mprotect"`
+	FexitPkeyMprotect        *ebpf.ProgramSpec `ebpf:"fexit_pkey_mprotect"`
+	FexitProcessVmReadv      *ebpf.ProgramSpec `ebpf:"fexit_process_vm_readv"`
+	FexitProcessVmWritev     *ebpf.ProgramSpec `ebpf:"fexit_process_vm_writev"`
+	FexitUserfaultfd         *ebpf.ProgramSpec `ebpf:"fexit_userfaultfd"`
+	KprobeFileMprotect       *ebpf.ProgramSpec `ebpf:"kprobe_file_mprotect"`
+	KprobeMmap               *ebpf.ProgramSpec `ebpf:"kprobe_mmap"`
+	KretprobeMemfdCreate     *ebpf.ProgramSpec `ebpf:"kretprobe_memfd_create"`
+	KretprobeMmap            *ebpf.ProgramSpec `ebpf:"kretprobe_mmap"`
+	KretprobeMprotect        *ebpf.ProgramSpec `ebpf:"kretprobe_mprotect"`
+	KretprobePkeyMprotect    *ebpf.ProgramSpec `ebpf:"kretprobe_pkey_mprotect"`
+	KretprobeProcessVmReadv  *ebpf.ProgramSpec `ebpf:"kretprobe_process_vm_readv"`
+	KretprobeProcessVmWritev *ebpf.ProgramSpec `ebpf:"kretprobe_process_vm_writev"`
+	KretprobeUserfaultfd     *ebpf.ProgramSpec `ebpf:"kretprobe_userfaultfd"`
 }
 
 // memoryMapSpecs contains maps before they are loaded into the kernel.
@@ -247,51 +231,43 @@ type memoryVariables struct {
 //
 // It can be passed to loadMemoryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type memoryPrograms struct {
-	CompatMemfdCreate         *ebpf.Program `ebpf:"compat_memfd_create"`
-	CompatMmap                *ebpf.Program `ebpf:"compat_mmap"`
-	CompatMmap2               *ebpf.Program `ebpf:"compat_mmap2"`
-	CompatMprotect            *ebpf.Program `ebpf:"compat_mprotect"`
-	CompatPkeyMprotect        *ebpf.Program `ebpf:"compat_pkey_mprotect"`
-	CompatProcessVmReadv      *ebpf.Program `ebpf:"compat_process_vm_readv"`
-	CompatProcessVmWritev     *ebpf.Program `ebpf:"compat_process_vm_writev"`
-	CompatUserfaultfd         *ebpf.Program `ebpf:"compat_userfaultfd"`
-	FentryFileMprotect        *ebpf.Program `ebpf:"fentry_file_mprotect"`
-	FexitMemfdCreate          *ebpf.Program `ebpf:"fexit_memfd_create"`
-	FexitMmap                 *ebpf.Program `ebpf:"fexit_mmap"`
-	FexitMprotect             *ebpf.Program `ebpf:"fexit_mprotect"`
-	FexitPkeyMprotect         *ebpf.Program `ebpf:"fexit_pkey_mprotect"`
-	FexitProcessVmReadv       *ebpf.Program `ebpf:"fexit_process_vm_readv"`
-	FexitProcessVmWritev      *ebpf.Program `ebpf:"fexit_process_vm_writev"`
-	FexitUserfaultfd          *ebpf.Program `ebpf:"fexit_userfaultfd"`
-	KprobeFileMprotect        *ebpf.Program `ebpf:"kprobe_file_mprotect"`
-	KprobeMmap                *ebpf.Program `ebpf:"kprobe_mmap"`
-	KretprobeMemfdCreate      *ebpf.Program `ebpf:"kretprobe_memfd_create"`
-	KretprobeMmap             *ebpf.Program `ebpf:"kretprobe_mmap"`
-	KretprobeMprotect         *ebpf.Program `ebpf:"kretprobe_mprotect"`
-	KretprobePkeyMprotect     *ebpf.Program `ebpf:"kretprobe_pkey_mprotect"`
-	KretprobeProcessVmReadv   *ebpf.Program `ebpf:"kretprobe_process_vm_readv"`
-	KretprobeProcessVmWritev  *ebpf.Program `ebpf:"kretprobe_process_vm_writev"`
-	KretprobeUserfaultfd      *ebpf.Program `ebpf:"kretprobe_userfaultfd"`
-	TracepointMemfdCreate     *ebpf.Program `ebpf:"tracepoint_memfd_create"`
-	TracepointMmap            *ebpf.Program `ebpf:"tracepoint_mmap"`
-	TracepointMmap2           *ebpf.Program `ebpf:"tracepoint_mmap2"`
-	TracepointMprotect        *ebpf.Program `ebpf:"tracepoint_mprotect"`
-	TracepointPkeyMprotect    *ebpf.Program `ebpf:"tracepoint_pkey_mprotect"`
-	TracepointProcessVmReadv  *ebpf.Program `ebpf:"tracepoint_process_vm_readv"`
-	TracepointProcessVmWritev *ebpf.Program `ebpf:"tracepoint_process_vm_writev"`
-	TracepointUserfaultfd     *ebpf.Program `ebpf:"tracepoint_userfaultfd"`
+	ExitMemfdCreate          *ebpf.Program `ebpf:"exit_memfd_create"`
+	ExitMmap                 *ebpf.Program `ebpf:"exit_mmap"`
+	ExitMmap2                *ebpf.Program `ebpf:"exit_mmap2"`
+	ExitMprotect             *ebpf.Program `ebpf:"exit_mprotect"`
+	ExitPkeyMprotect         *ebpf.Program `ebpf:"exit_pkey_mprotect"`
+	ExitProcessVmReadv       *ebpf.Program `ebpf:"exit_process_vm_readv"`
+	ExitProcessVmWritev      *ebpf.Program `ebpf:"exit_process_vm_writev"`
+	ExitUserfaultfd          *ebpf.Program `ebpf:"exit_userfaultfd"`
+	FentryFileMprotect       *ebpf.Program `ebpf:"fentry_file_mprotect"`
+	FexitMemfdCreate         *ebpf.Program `ebpf:"fexit_memfd_create"`
+	FexitMmap                *ebpf.Program `ebpf:"fexit_mmap"`
+	FexitMprotect            *ebpf.Program `ebpf:"fexit_mprotect"`
+	FexitPkeyMprotect        *ebpf.Program `ebpf:"fexit_pkey_mprotect"`
+	FexitProcessVmReadv      *ebpf.Program `ebpf:"fexit_process_vm_readv"`
+	FexitProcessVmWritev     *ebpf.Program `ebpf:"fexit_process_vm_writev"`
+	FexitUserfaultfd         *ebpf.Program `ebpf:"fexit_userfaultfd"`
+	KprobeFileMprotect       *ebpf.Program `ebpf:"kprobe_file_mprotect"`
+	KprobeMmap               *ebpf.Program `ebpf:"kprobe_mmap"`
+	KretprobeMemfdCreate     *ebpf.Program `ebpf:"kretprobe_memfd_create"`
+	KretprobeMmap            *ebpf.Program `ebpf:"kretprobe_mmap"`
+	KretprobeMprotect        *ebpf.Program `ebpf:"kretprobe_mprotect"`
+	KretprobePkeyMprotect    *ebpf.Program `ebpf:"kretprobe_pkey_mprotect"`
+	KretprobeProcessVmReadv  *ebpf.Program `ebpf:"kretprobe_process_vm_readv"`
+	KretprobeProcessVmWritev *ebpf.Program `ebpf:"kretprobe_process_vm_writev"`
+	KretprobeUserfaultfd     *ebpf.Program `ebpf:"kretprobe_userfaultfd"`
 }
 
 func (p *memoryPrograms) Close() error {
 	return _MemoryClose(
-		p.CompatMemfdCreate,
-		p.CompatMmap,
-		p.CompatMmap2,
-		p.CompatMprotect,
-		p.CompatPkeyMprotect,
-		p.CompatProcessVmReadv,
-		p.CompatProcessVmWritev,
-		p.CompatUserfaultfd,
+		p.ExitMemfdCreate,
+		p.ExitMmap,
+		p.ExitMmap2,
+		p.ExitMprotect,
+		p.ExitPkeyMprotect,
+		p.ExitProcessVmReadv,
+		p.ExitProcessVmWritev,
+		p.ExitUserfaultfd,
 		p.FentryFileMprotect,
 		p.FexitMemfdCreate,
 		p.FexitMmap,
@@ -309,14 +285,6 @@ func (p *memoryPrograms) Close() error {
 		p.KretprobeProcessVmReadv,
 		p.KretprobeProcessVmWritev,
 		p.KretprobeUserfaultfd,
-		p.TracepointMemfdCreate,
-		p.TracepointMmap,
-		p.TracepointMmap2,
-		p.TracepointMprotect,
-		p.TracepointPkeyMprotect,
-		p.TracepointProcessVmReadv,
-		p.TracepointProcessVmWritev,
-		p.TracepointUserfaultfd,
 	)
 }
 

@@ -6,12 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
-
-// oldNetCalls are those that only old architectures have.
-var oldNetCalls = map[string]uintptr{"dup2": unix.SYS_DUP2}
 
 // ia32Caller makes 32-bit system calls; with multiplexed those on sockets by socketcall(2).
 type ia32Caller struct {

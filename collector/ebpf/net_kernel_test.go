@@ -47,13 +47,6 @@ type wayToCall interface {
 // nativeCaller makes them as this program does.
 type nativeCaller struct{ memory [][]byte }
 
-var nativeNumbers = map[string]uintptr{
-	"socket": unix.SYS_SOCKET, "connect": unix.SYS_CONNECT, "accept": unix.SYS_ACCEPT, "accept4": unix.SYS_ACCEPT4,
-	"bind": unix.SYS_BIND, "listen": unix.SYS_LISTEN, "sendto": unix.SYS_SENDTO, "sendmsg": unix.SYS_SENDMSG,
-	"sendmmsg": unix.SYS_SENDMMSG, "dup": unix.SYS_DUP, "dup3": unix.SYS_DUP3, "fcntl": unix.SYS_FCNTL,
-	"close": unix.SYS_CLOSE,
-}
-
 func (c *nativeCaller) put(data []byte) uint64 {
 	data = append([]byte(nil), data...)
 	c.memory = append(c.memory, data)
@@ -67,11 +60,14 @@ func (c *nativeCaller) call(name string, args ...uint64) int {
 	for i, arg := range args {
 		a[i] = uintptr(arg)
 	}
-	number, ok := nativeNumbers[name]
-	if !ok {
-		number = oldNetCalls[name]
+	number, ok := nativeNumber(name)
+	if !ok && name != "close" {
+		panic("no number of " + name)
 	}
-	ret, _, errno := unix.Syscall6(number, a[0], a[1], a[2], a[3], a[4], a[5])
+	if !ok {
+		number = unix.SYS_CLOSE
+	}
+	ret, _, errno := unix.Syscall6(uintptr(number), a[0], a[1], a[2], a[3], a[4], a[5])
 	if errno != 0 {
 		return -int(errno)
 	}

@@ -31,25 +31,25 @@ const (
 	netMapSequence                = "sequence"
 	netMapThrottles               = "throttles"
 	netMapWatched                 = "watched"
-	netProgCompatAccept           = "compat_accept"
-	netProgCompatAccept4          = "compat_accept4"
-	netProgCompatBind             = "compat_bind"
-	netProgCompatConnect          = "compat_connect"
-	netProgCompatDup              = "compat_dup"
-	netProgCompatDup2             = "compat_dup2"
-	netProgCompatDup3             = "compat_dup3"
-	netProgCompatFcntl            = "compat_fcntl"
-	netProgCompatFcntl64          = "compat_fcntl64"
-	netProgCompatListen           = "compat_listen"
-	netProgCompatSendmmsg         = "compat_sendmmsg"
-	netProgCompatSendmsg          = "compat_sendmsg"
-	netProgCompatSendto           = "compat_sendto"
-	netProgCompatSocket           = "compat_socket"
-	netProgCompatSocketcall       = "compat_socketcall"
 	netProgCopyConnect4           = "copy_connect4"
 	netProgCopyConnect6           = "copy_connect6"
 	netProgCopySendmsg4           = "copy_sendmsg4"
 	netProgCopySendmsg6           = "copy_sendmsg6"
+	netProgExitAccept             = "exit_accept"
+	netProgExitAccept4            = "exit_accept4"
+	netProgExitBind               = "exit_bind"
+	netProgExitConnect            = "exit_connect"
+	netProgExitDup                = "exit_dup"
+	netProgExitDup2               = "exit_dup2"
+	netProgExitDup3               = "exit_dup3"
+	netProgExitFcntl              = "exit_fcntl"
+	netProgExitFcntl64            = "exit_fcntl64"
+	netProgExitListen             = "exit_listen"
+	netProgExitSendmmsg           = "exit_sendmmsg"
+	netProgExitSendmsg            = "exit_sendmsg"
+	netProgExitSendto             = "exit_sendto"
+	netProgExitSocket             = "exit_socket"
+	netProgExitSocketcall         = "exit_socketcall"
 	netProgFentrySocketBind       = "fentry_socket_bind"
 	netProgFentrySocketConnect    = "fentry_socket_connect"
 	netProgFexitBindSocket        = "fexit_bind_socket"
@@ -104,21 +104,6 @@ const (
 	netProgOwnConnect6            = "own_connect6"
 	netProgOwnSendmsg4            = "own_sendmsg4"
 	netProgOwnSendmsg6            = "own_sendmsg6"
-	netProgTracepointAccept       = "tracepoint_accept"
-	netProgTracepointAccept4      = "tracepoint_accept4"
-	netProgTracepointBind         = "tracepoint_bind"
-	netProgTracepointConnect      = "tracepoint_connect"
-	netProgTracepointDup          = "tracepoint_dup"
-	netProgTracepointDup2         = "tracepoint_dup2"
-	netProgTracepointDup3         = "tracepoint_dup3"
-	netProgTracepointFcntl        = "tracepoint_fcntl"
-	netProgTracepointFcntl64      = "tracepoint_fcntl64"
-	netProgTracepointListen       = "tracepoint_listen"
-	netProgTracepointSendmmsg     = "tracepoint_sendmmsg"
-	netProgTracepointSendmsg      = "tracepoint_sendmsg"
-	netProgTracepointSendto       = "tracepoint_sendto"
-	netProgTracepointSocket       = "tracepoint_socket"
-	netProgTracepointSocketcall   = "tracepoint_socketcall"
 	netVarCgroupHierarchy         = "cgroup_hierarchy"
 	netVarCgroupSubsys            = "cgroup_subsys"
 	netVarCpus                    = "cpus"
@@ -169,25 +154,25 @@ type netSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type netProgramSpecs struct {
-	CompatAccept           *ebpf.ProgramSpec `ebpf:"compat_accept"`
-	CompatAccept4          *ebpf.ProgramSpec `ebpf:"compat_accept4"`
-	CompatBind             *ebpf.ProgramSpec `ebpf:"compat_bind"`
-	CompatConnect          *ebpf.ProgramSpec `ebpf:"compat_connect"`
-	CompatDup              *ebpf.ProgramSpec `ebpf:"compat_dup"`
-	CompatDup2             *ebpf.ProgramSpec `ebpf:"compat_dup2"`
-	CompatDup3             *ebpf.ProgramSpec `ebpf:"compat_dup3"`
-	CompatFcntl            *ebpf.ProgramSpec `ebpf:"compat_fcntl"`
-	CompatFcntl64          *ebpf.ProgramSpec `ebpf:"compat_fcntl64"`
-	CompatListen           *ebpf.ProgramSpec `ebpf:"compat_listen"`
-	CompatSendmmsg         *ebpf.ProgramSpec `ebpf:"compat_sendmmsg"`
-	CompatSendmsg          *ebpf.ProgramSpec `ebpf:"compat_sendmsg"`
-	CompatSendto           *ebpf.ProgramSpec `ebpf:"compat_sendto"`
-	CompatSocket           *ebpf.ProgramSpec `ebpf:"compat_socket"`
-	CompatSocketcall       *ebpf.ProgramSpec `ebpf:"compat_socketcall"`
 	CopyConnect4           *ebpf.ProgramSpec `ebpf:"copy_connect4"`
 	CopyConnect6           *ebpf.ProgramSpec `ebpf:"copy_connect6"`
 	CopySendmsg4           *ebpf.ProgramSpec `ebpf:"copy_sendmsg4"`
 	CopySendmsg6           *ebpf.ProgramSpec `ebpf:"copy_sendmsg6"`
+	ExitAccept             *ebpf.ProgramSpec `ebpf:"exit_accept"`
+	ExitAccept4            *ebpf.ProgramSpec `ebpf:"exit_accept4"`
+	ExitBind               *ebpf.ProgramSpec `ebpf:"exit_bind"`
+	ExitConnect            *ebpf.ProgramSpec `ebpf:"exit_connect"`
+	ExitDup                *ebpf.ProgramSpec `ebpf:"exit_dup"`
+	ExitDup2               *ebpf.ProgramSpec `ebpf:"exit_dup2"`
+	ExitDup3               *ebpf.ProgramSpec `ebpf:"exit_dup3"`
+	ExitFcntl              *ebpf.ProgramSpec `ebpf:"exit_fcntl"`
+	ExitFcntl64            *ebpf.ProgramSpec `ebpf:"exit_fcntl64"`
+	ExitListen             *ebpf.ProgramSpec `ebpf:"exit_listen"`
+	ExitSendmmsg           *ebpf.ProgramSpec `ebpf:"exit_sendmmsg"`
+	ExitSendmsg            *ebpf.ProgramSpec `ebpf:"exit_sendmsg"`
+	ExitSendto             *ebpf.ProgramSpec `ebpf:"exit_sendto"`
+	ExitSocket             *ebpf.ProgramSpec `ebpf:"exit_socket"`
+	ExitSocketcall         *ebpf.ProgramSpec `ebpf:"exit_socketcall"`
 	FentrySocketBind       *ebpf.ProgramSpec `ebpf:"fentry_socket_bind"`
 	FentrySocketConnect    *ebpf.ProgramSpec `ebpf:"fentry_socket_connect"`
 	FexitBindSocket        *ebpf.ProgramSpec `ebpf:"fexit_bind_socket"`
@@ -242,21 +227,6 @@ type netProgramSpecs struct {
 	OwnConnect6            *ebpf.ProgramSpec `ebpf:"own_connect6"`
 	OwnSendmsg4            *ebpf.ProgramSpec `ebpf:"own_sendmsg4"`
 	OwnSendmsg6            *ebpf.ProgramSpec `ebpf:"own_sendmsg6"`
-	TracepointAccept       *ebpf.ProgramSpec `ebpf:"tracepoint_accept"`
-	TracepointAccept4      *ebpf.ProgramSpec `ebpf:"tracepoint_accept4"`
-	TracepointBind         *ebpf.ProgramSpec `ebpf:"tracepoint_bind"`
-	TracepointConnect      *ebpf.ProgramSpec `ebpf:"tracepoint_connect"`
-	TracepointDup          *ebpf.ProgramSpec `ebpf:"tracepoint_dup"`
-	TracepointDup2         *ebpf.ProgramSpec `ebpf:"tracepoint_dup2"`
-	TracepointDup3         *ebpf.ProgramSpec `ebpf:"tracepoint_dup3"`
-	TracepointFcntl        *ebpf.ProgramSpec `ebpf:"tracepoint_fcntl"`
-	TracepointFcntl64      *ebpf.ProgramSpec `ebpf:"tracepoint_fcntl64"`
-	TracepointListen       *ebpf.ProgramSpec `ebpf:"tracepoint_listen"`
-	TracepointSendmmsg     *ebpf.ProgramSpec `ebpf:"tracepoint_sendmmsg"`
-	TracepointSendmsg      *ebpf.ProgramSpec `ebpf:"tracepoint_sendmsg"`
-	TracepointSendto       *ebpf.ProgramSpec `ebpf:"tracepoint_sendto"`
-	TracepointSocket       *ebpf.ProgramSpec `ebpf:"tracepoint_socket"`
-	TracepointSocketcall   *ebpf.ProgramSpec `ebpf:"tracepoint_socketcall"`
 }
 
 // netMapSpecs contains maps before they are loaded into the kernel.
@@ -365,25 +335,25 @@ type netVariables struct {
 //
 // It can be passed to loadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type netPrograms struct {
-	CompatAccept           *ebpf.Program `ebpf:"compat_accept"`
-	CompatAccept4          *ebpf.Program `ebpf:"compat_accept4"`
-	CompatBind             *ebpf.Program `ebpf:"compat_bind"`
-	CompatConnect          *ebpf.Program `ebpf:"compat_connect"`
-	CompatDup              *ebpf.Program `ebpf:"compat_dup"`
-	CompatDup2             *ebpf.Program `ebpf:"compat_dup2"`
-	CompatDup3             *ebpf.Program `ebpf:"compat_dup3"`
-	CompatFcntl            *ebpf.Program `ebpf:"compat_fcntl"`
-	CompatFcntl64          *ebpf.Program `ebpf:"compat_fcntl64"`
-	CompatListen           *ebpf.Program `ebpf:"compat_listen"`
-	CompatSendmmsg         *ebpf.Program `ebpf:"compat_sendmmsg"`
-	CompatSendmsg          *ebpf.Program `ebpf:"compat_sendmsg"`
-	CompatSendto           *ebpf.Program `ebpf:"compat_sendto"`
-	CompatSocket           *ebpf.Program `ebpf:"compat_socket"`
-	CompatSocketcall       *ebpf.Program `ebpf:"compat_socketcall"`
 	CopyConnect4           *ebpf.Program `ebpf:"copy_connect4"`
 	CopyConnect6           *ebpf.Program `ebpf:"copy_connect6"`
 	CopySendmsg4           *ebpf.Program `ebpf:"copy_sendmsg4"`
 	CopySendmsg6           *ebpf.Program `ebpf:"copy_sendmsg6"`
+	ExitAccept             *ebpf.Program `ebpf:"exit_accept"`
+	ExitAccept4            *ebpf.Program `ebpf:"exit_accept4"`
+	ExitBind               *ebpf.Program `ebpf:"exit_bind"`
+	ExitConnect            *ebpf.Program `ebpf:"exit_connect"`
+	ExitDup                *ebpf.Program `ebpf:"exit_dup"`
+	ExitDup2               *ebpf.Program `ebpf:"exit_dup2"`
+	ExitDup3               *ebpf.Program `ebpf:"exit_dup3"`
+	ExitFcntl              *ebpf.Program `ebpf:"exit_fcntl"`
+	ExitFcntl64            *ebpf.Program `ebpf:"exit_fcntl64"`
+	ExitListen             *ebpf.Program `ebpf:"exit_listen"`
+	ExitSendmmsg           *ebpf.Program `ebpf:"exit_sendmmsg"`
+	ExitSendmsg            *ebpf.Program `ebpf:"exit_sendmsg"`
+	ExitSendto             *ebpf.Program `ebpf:"exit_sendto"`
+	ExitSocket             *ebpf.Program `ebpf:"exit_socket"`
+	ExitSocketcall         *ebpf.Program `ebpf:"exit_socketcall"`
 	FentrySocketBind       *ebpf.Program `ebpf:"fentry_socket_bind"`
 	FentrySocketConnect    *ebpf.Program `ebpf:"fentry_socket_connect"`
 	FexitBindSocket        *ebpf.Program `ebpf:"fexit_bind_socket"`
@@ -438,44 +408,29 @@ type netPrograms struct {
 	OwnConnect6            *ebpf.Program `ebpf:"own_connect6"`
 	OwnSendmsg4            *ebpf.Program `ebpf:"own_sendmsg4"`
 	OwnSendmsg6            *ebpf.Program `ebpf:"own_sendmsg6"`
-	TracepointAccept       *ebpf.Program `ebpf:"tracepoint_accept"`
-	TracepointAccept4      *ebpf.Program `ebpf:"tracepoint_accept4"`
-	TracepointBind         *ebpf.Program `ebpf:"tracepoint_bind"`
-	TracepointConnect      *ebpf.Program `ebpf:"tracepoint_connect"`
-	TracepointDup          *ebpf.Program `ebpf:"tracepoint_dup"`
-	TracepointDup2         *ebpf.Program `ebpf:"tracepoint_dup2"`
-	TracepointDup3         *ebpf.Program `ebpf:"tracepoint_dup3"`
-	TracepointFcntl        *ebpf.Program `ebpf:"tracepoint_fcntl"`
-	TracepointFcntl64      *ebpf.Program `ebpf:"tracepoint_fcntl64"`
-	TracepointListen       *ebpf.Program `ebpf:"tracepoint_listen"`
-	TracepointSendmmsg     *ebpf.Program `ebpf:"tracepoint_sendmmsg"`
-	TracepointSendmsg      *ebpf.Program `ebpf:"tracepoint_sendmsg"`
-	TracepointSendto       *ebpf.Program `ebpf:"tracepoint_sendto"`
-	TracepointSocket       *ebpf.Program `ebpf:"tracepoint_socket"`
-	TracepointSocketcall   *ebpf.Program `ebpf:"tracepoint_socketcall"`
 }
 
 func (p *netPrograms) Close() error {
 	return _NetClose(
-		p.CompatAccept,
-		p.CompatAccept4,
-		p.CompatBind,
-		p.CompatConnect,
-		p.CompatDup,
-		p.CompatDup2,
-		p.CompatDup3,
-		p.CompatFcntl,
-		p.CompatFcntl64,
-		p.CompatListen,
-		p.CompatSendmmsg,
-		p.CompatSendmsg,
-		p.CompatSendto,
-		p.CompatSocket,
-		p.CompatSocketcall,
 		p.CopyConnect4,
 		p.CopyConnect6,
 		p.CopySendmsg4,
 		p.CopySendmsg6,
+		p.ExitAccept,
+		p.ExitAccept4,
+		p.ExitBind,
+		p.ExitConnect,
+		p.ExitDup,
+		p.ExitDup2,
+		p.ExitDup3,
+		p.ExitFcntl,
+		p.ExitFcntl64,
+		p.ExitListen,
+		p.ExitSendmmsg,
+		p.ExitSendmsg,
+		p.ExitSendto,
+		p.ExitSocket,
+		p.ExitSocketcall,
 		p.FentrySocketBind,
 		p.FentrySocketConnect,
 		p.FexitBindSocket,
@@ -530,21 +485,6 @@ func (p *netPrograms) Close() error {
 		p.OwnConnect6,
 		p.OwnSendmsg4,
 		p.OwnSendmsg6,
-		p.TracepointAccept,
-		p.TracepointAccept4,
-		p.TracepointBind,
-		p.TracepointConnect,
-		p.TracepointDup,
-		p.TracepointDup2,
-		p.TracepointDup3,
-		p.TracepointFcntl,
-		p.TracepointFcntl64,
-		p.TracepointListen,
-		p.TracepointSendmmsg,
-		p.TracepointSendmsg,
-		p.TracepointSendto,
-		p.TracepointSocket,
-		p.TracepointSocketcall,
 	)
 }
 

@@ -16,88 +16,75 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	processMapCalls                = "calls"
-	processMapClaims               = "claims"
-	processMapCounters             = "counters"
-	processMapCurrentSettings      = "current_settings"
-	processMapEnded                = "ended"
-	processMapIgnored              = "ignored"
-	processMapPendingLarge         = "pending_large"
-	processMapPendingSmall         = "pending_small"
-	processMapRing                 = "ring"
-	processMapScratch              = "scratch"
-	processMapSequence             = "sequence"
-	processMapThrottles            = "throttles"
-	processMapWatched              = "watched"
-	processProgCgroupMkdir         = "cgroup_mkdir"
-	processProgCompatExecve        = "compat_execve"
-	processProgCompatExecveat      = "compat_execveat"
-	processProgCompatPtrace        = "compat_ptrace"
-	processProgCompatSetfsgid      = "compat_setfsgid"
-	processProgCompatSetfsuid      = "compat_setfsuid"
-	processProgCompatSetgid        = "compat_setgid"
-	processProgCompatSetns         = "compat_setns"
-	processProgCompatSetregid      = "compat_setregid"
-	processProgCompatSetresgid     = "compat_setresgid"
-	processProgCompatSetresuid     = "compat_setresuid"
-	processProgCompatSetreuid      = "compat_setreuid"
-	processProgCompatSetuid        = "compat_setuid"
-	processProgCompatUnshare       = "compat_unshare"
-	processProgEnterSetid          = "enter_setid"
-	processProgFentryFixSetid      = "fentry_fix_setid"
-	processProgFexitExecOpen       = "fexit_exec_open"
-	processProgFexitExecve         = "fexit_execve"
-	processProgFexitExecveat       = "fexit_execveat"
-	processProgFexitPtrace         = "fexit_ptrace"
-	processProgFexitSetfsgid       = "fexit_setfsgid"
-	processProgFexitSetfsuid       = "fexit_setfsuid"
-	processProgFexitSetgid         = "fexit_setgid"
-	processProgFexitSetns          = "fexit_setns"
-	processProgFexitSetregid       = "fexit_setregid"
-	processProgFexitSetresgid      = "fexit_setresgid"
-	processProgFexitSetresuid      = "fexit_setresuid"
-	processProgFexitSetreuid       = "fexit_setreuid"
-	processProgFexitSetuid         = "fexit_setuid"
-	processProgFexitUnshare        = "fexit_unshare"
-	processProgKprobeExecOpen      = "kprobe_exec_open"
-	processProgKprobeFixSetid      = "kprobe_fix_setid"
-	processProgKretprobeExecOpen   = "kretprobe_exec_open"
-	processProgKretprobeExecve     = "kretprobe_execve"
-	processProgKretprobeExecveat   = "kretprobe_execveat"
-	processProgKretprobePtrace     = "kretprobe_ptrace"
-	processProgKretprobeSetfsgid   = "kretprobe_setfsgid"
-	processProgKretprobeSetfsuid   = "kretprobe_setfsuid"
-	processProgKretprobeSetgid     = "kretprobe_setgid"
-	processProgKretprobeSetns      = "kretprobe_setns"
-	processProgKretprobeSetregid   = "kretprobe_setregid"
-	processProgKretprobeSetresgid  = "kretprobe_setresgid"
-	processProgKretprobeSetresuid  = "kretprobe_setresuid"
-	processProgKretprobeSetreuid   = "kretprobe_setreuid"
-	processProgKretprobeSetuid     = "kretprobe_setuid"
-	processProgKretprobeUnshare    = "kretprobe_unshare"
-	processProgNamespaceFork       = "namespace_fork"
-	processProgProcessExec         = "process_exec"
-	processProgProcessExit         = "process_exit"
-	processProgProcessFork         = "process_fork"
-	processProgTracepointExecve    = "tracepoint_execve"
-	processProgTracepointExecveat  = "tracepoint_execveat"
-	processProgTracepointPtrace    = "tracepoint_ptrace"
-	processProgTracepointSetfsgid  = "tracepoint_setfsgid"
-	processProgTracepointSetfsuid  = "tracepoint_setfsuid"
-	processProgTracepointSetgid    = "tracepoint_setgid"
-	processProgTracepointSetns     = "tracepoint_setns"
-	processProgTracepointSetregid  = "tracepoint_setregid"
-	processProgTracepointSetresgid = "tracepoint_setresgid"
-	processProgTracepointSetresuid = "tracepoint_setresuid"
-	processProgTracepointSetreuid  = "tracepoint_setreuid"
-	processProgTracepointSetuid    = "tracepoint_setuid"
-	processProgTracepointUnshare   = "tracepoint_unshare"
-	processVarCgroupHierarchy      = "cgroup_hierarchy"
-	processVarCgroupSubsys         = "cgroup_subsys"
-	processVarCpus                 = "cpus"
-	processVarPreemptible          = "preemptible"
-	processVarSelfPid              = "self_pid"
-	processVarWakeupBytes          = "wakeup_bytes"
+	processMapCalls               = "calls"
+	processMapClaims              = "claims"
+	processMapCounters            = "counters"
+	processMapCurrentSettings     = "current_settings"
+	processMapEnded               = "ended"
+	processMapIgnored             = "ignored"
+	processMapPendingLarge        = "pending_large"
+	processMapPendingSmall        = "pending_small"
+	processMapRing                = "ring"
+	processMapScratch             = "scratch"
+	processMapSequence            = "sequence"
+	processMapThrottles           = "throttles"
+	processMapWatched             = "watched"
+	processProgCgroupMkdir        = "cgroup_mkdir"
+	processProgEnterSetid         = "enter_setid"
+	processProgExitExecve         = "exit_execve"
+	processProgExitExecveat       = "exit_execveat"
+	processProgExitPtrace         = "exit_ptrace"
+	processProgExitSetfsgid       = "exit_setfsgid"
+	processProgExitSetfsuid       = "exit_setfsuid"
+	processProgExitSetgid         = "exit_setgid"
+	processProgExitSetns          = "exit_setns"
+	processProgExitSetregid       = "exit_setregid"
+	processProgExitSetresgid      = "exit_setresgid"
+	processProgExitSetresuid      = "exit_setresuid"
+	processProgExitSetreuid       = "exit_setreuid"
+	processProgExitSetuid         = "exit_setuid"
+	processProgExitUnshare        = "exit_unshare"
+	processProgFentryFixSetid     = "fentry_fix_setid"
+	processProgFexitExecOpen      = "fexit_exec_open"
+	processProgFexitExecve        = "fexit_execve"
+	processProgFexitExecveat      = "fexit_execveat"
+	processProgFexitPtrace        = "fexit_ptrace"
+	processProgFexitSetfsgid      = "fexit_setfsgid"
+	processProgFexitSetfsuid      = "fexit_setfsuid"
+	processProgFexitSetgid        = "fexit_setgid"
+	processProgFexitSetns         = "fexit_setns"
+	processProgFexitSetregid      = "fexit_setregid"
+	processProgFexitSetresgid     = "fexit_setresgid"
+	processProgFexitSetresuid     = "fexit_setresuid"
+	processProgFexitSetreuid      = "fexit_setreuid"
+	processProgFexitSetuid        = "fexit_setuid"
+	processProgFexitUnshare       = "fexit_unshare"
+	processProgKprobeExecOpen     = "kprobe_exec_open"
+	processProgKprobeFixSetid     = "kprobe_fix_setid"
+	processProgKretprobeExecOpen  = "kretprobe_exec_open"
+	processProgKretprobeExecve    = "kretprobe_execve"
+	processProgKretprobeExecveat  = "kretprobe_execveat"
+	processProgKretprobePtrace    = "kretprobe_ptrace"
+	processProgKretprobeSetfsgid  = "kretprobe_setfsgid"
+	processProgKretprobeSetfsuid  = "kretprobe_setfsuid"
+	processProgKretprobeSetgid    = "kretprobe_setgid"
+	processProgKretprobeSetns     = "kretprobe_setns"
+	processProgKretprobeSetregid  = "kretprobe_setregid"
+	processProgKretprobeSetresgid = "kretprobe_setresgid"
+	processProgKretprobeSetresuid = "kretprobe_setresuid"
+	processProgKretprobeSetreuid  = "kretprobe_setreuid"
+	processProgKretprobeSetuid    = "kretprobe_setuid"
+	processProgKretprobeUnshare   = "kretprobe_unshare"
+	processProgNamespaceFork      = "namespace_fork"
+	processProgProcessExec        = "process_exec"
+	processProgProcessExit        = "process_exit"
+	processProgProcessFork        = "process_fork"
+	processVarCgroupHierarchy     = "cgroup_hierarchy"
+	processVarCgroupSubsys        = "cgroup_subsys"
+	processVarCpus                = "cpus"
+	processVarPreemptible         = "preemptible"
+	processVarSelfPid             = "self_pid"
+	processVarWakeupBytes         = "wakeup_bytes"
 )
 
 // loadProcess returns the embedded CollectionSpec for process.
@@ -142,69 +129,56 @@ type processSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type processProgramSpecs struct {
-	CgroupMkdir         *ebpf.ProgramSpec `ebpf:"cgroup_mkdir"`
-	CompatExecve        *ebpf.ProgramSpec `ebpf:"compat_execve"`
-	CompatExecveat      *ebpf.ProgramSpec `ebpf:"compat_execveat"`
-	CompatPtrace        *ebpf.ProgramSpec `ebpf:"compat_ptrace"`
-	CompatSetfsgid      *ebpf.ProgramSpec `ebpf:"compat_setfsgid"`
-	CompatSetfsuid      *ebpf.ProgramSpec `ebpf:"compat_setfsuid"`
-	CompatSetgid        *ebpf.ProgramSpec `ebpf:"compat_setgid"`
-	CompatSetns         *ebpf.ProgramSpec `ebpf:"compat_setns"`
-	CompatSetregid      *ebpf.ProgramSpec `ebpf:"compat_setregid"`
-	CompatSetresgid     *ebpf.ProgramSpec `ebpf:"compat_setresgid"`
-	CompatSetresuid     *ebpf.ProgramSpec `ebpf:"compat_setresuid"`
-	CompatSetreuid      *ebpf.ProgramSpec `ebpf:"compat_setreuid"`
-	CompatSetuid        *ebpf.ProgramSpec `ebpf:"compat_setuid"`
-	CompatUnshare       *ebpf.ProgramSpec `ebpf:"compat_unshare"`
-	EnterSetid          *ebpf.ProgramSpec `ebpf:"enter_setid"`
-	FentryFixSetid      *ebpf.ProgramSpec `ebpf:"fentry_fix_setid"`
-	FexitExecOpen       *ebpf.ProgramSpec `ebpf:"fexit_exec_open"`
-	FexitExecve         *ebpf.ProgramSpec `ebpf:"fexit_execve"`
-	FexitExecveat       *ebpf.ProgramSpec `ebpf:"fexit_execveat"`
-	FexitPtrace         *ebpf.ProgramSpec `ebpf:"fexit_ptrace"`
-	FexitSetfsgid       *ebpf.ProgramSpec `ebpf:"fexit_setfsgid"`
-	FexitSetfsuid       *ebpf.ProgramSpec `ebpf:"fexit_setfsuid"`
-	FexitSetgid         *ebpf.ProgramSpec `ebpf:"fexit_setgid"`
-	FexitSetns          *ebpf.ProgramSpec `ebpf:"fexit_setns"`
-	FexitSetregid       *ebpf.ProgramSpec `ebpf:"fexit_setregid"`
-	FexitSetresgid      *ebpf.ProgramSpec `ebpf:"fexit_setresgid"`
-	FexitSetresuid      *ebpf.ProgramSpec `ebpf:"fexit_setresuid"`
-	FexitSetreuid       *ebpf.ProgramSpec `ebpf:"fexit_setreuid"`
-	FexitSetuid         *ebpf.ProgramSpec `ebpf:"fexit_setuid"`
-	FexitUnshare        *ebpf.ProgramSpec `ebpf:"fexit_unshare"`
-	KprobeExecOpen      *ebpf.ProgramSpec `ebpf:"kprobe_exec_open"`
-	KprobeFixSetid      *ebpf.ProgramSpec `ebpf:"kprobe_fix_setid"`
-	KretprobeExecOpen   *ebpf.ProgramSpec `ebpf:"kretprobe_exec_open"`
-	KretprobeExecve     *ebpf.ProgramSpec `ebpf:"kretprobe_execve"`
-	KretprobeExecveat   *ebpf.ProgramSpec `ebpf:"kretprobe_execveat"`
-	KretprobePtrace     *ebpf.ProgramSpec `ebpf:"kretprobe_ptrace"`
-	KretprobeSetfsgid   *ebpf.ProgramSpec `ebpf:"kretprobe_setfsgid"`
-	KretprobeSetfsuid   *ebpf.ProgramSpec `ebpf:"kretprobe_setfsuid"`
-	KretprobeSetgid     *ebpf.ProgramSpec `ebpf:"kretprobe_setgid"`
-	KretprobeSetns      *ebpf.ProgramSpec `ebpf:"kretprobe_setns"`
-	KretprobeSetregid   *ebpf.ProgramSpec `ebpf:"kretprobe_setregid"`
-	KretprobeSetresgid  *ebpf.ProgramSpec `ebpf:"kretprobe_setresgid"`
-	KretprobeSetresuid  *ebpf.ProgramSpec `ebpf:"kretprobe_setresuid"`
-	KretprobeSetreuid   *ebpf.ProgramSpec `ebpf:"kretprobe_setreuid"`
-	KretprobeSetuid     *ebpf.ProgramSpec `ebpf:"kretprobe_setuid"`
-	KretprobeUnshare    *ebpf.ProgramSpec `ebpf:"kretprobe_unshare"`
-	NamespaceFork       *ebpf.ProgramSpec `ebpf:"namespace_fork"`
-	ProcessExec         *ebpf.ProgramSpec `ebpf:"process_exec"`
-	ProcessExit         *ebpf.ProgramSpec `ebpf:"process_exit"`
-	ProcessFork         *ebpf.ProgramSpec `ebpf:"process_fork"`
-	TracepointExecve    *ebpf.ProgramSpec `ebpf:"tracepoint_execve"`
-	TracepointExecveat  *ebpf.ProgramSpec `ebpf:"tracepoint_execveat"`
-	TracepointPtrace    *ebpf.ProgramSpec `ebpf:"tracepoint_ptrace"`
-	TracepointSetfsgid  *ebpf.ProgramSpec `ebpf:"tracepoint_setfsgid"`
-	TracepointSetfsuid  *ebpf.ProgramSpec `ebpf:"tracepoint_setfsuid"`
-	TracepointSetgid    *ebpf.ProgramSpec `ebpf:"tracepoint_setgid"`
-	TracepointSetns     *ebpf.ProgramSpec `ebpf:"tracepoint_setns"`
-	TracepointSetregid  *ebpf.ProgramSpec `ebpf:"tracepoint_setregid"`
-	TracepointSetresgid *ebpf.ProgramSpec `ebpf:"tracepoint_setresgid"`
-	TracepointSetresuid *ebpf.ProgramSpec `ebpf:"tracepoint_setresuid"`
-	TracepointSetreuid  *ebpf.ProgramSpec `ebpf:"tracepoint_setreuid"`
-	TracepointSetuid    *ebpf.ProgramSpec `ebpf:"tracepoint_setuid"`
-	TracepointUnshare   *ebpf.ProgramSpec `ebpf:"tracepoint_unshare"`
+	CgroupMkdir        *ebpf.ProgramSpec `ebpf:"cgroup_mkdir"`
+	EnterSetid         *ebpf.ProgramSpec `ebpf:"enter_setid"`
+	ExitExecve         *ebpf.ProgramSpec `ebpf:"exit_execve"`
+	ExitExecveat       *ebpf.ProgramSpec `ebpf:"exit_execveat"`
+	ExitPtrace         *ebpf.ProgramSpec `ebpf:"exit_ptrace"`
+	ExitSetfsgid       *ebpf.ProgramSpec `ebpf:"exit_setfsgid"`
+	ExitSetfsuid       *ebpf.ProgramSpec `ebpf:"exit_setfsuid"`
+	ExitSetgid         *ebpf.ProgramSpec `ebpf:"exit_setgid"`
+	ExitSetns          *ebpf.ProgramSpec `ebpf:"exit_setns"`
+	ExitSetregid       *ebpf.ProgramSpec `ebpf:"exit_setregid"`
+	ExitSetresgid      *ebpf.ProgramSpec `ebpf:"exit_setresgid"`
+	ExitSetresuid      *ebpf.ProgramSpec `ebpf:"exit_setresuid"`
+	ExitSetreuid       *ebpf.ProgramSpec `ebpf:"exit_setreuid"`
+	ExitSetuid         *ebpf.ProgramSpec `ebpf:"exit_setuid"`
+	ExitUnshare        *ebpf.ProgramSpec `ebpf:"exit_unshare"`
+	FentryFixSetid     *ebpf.ProgramSpec `ebpf:"fentry_fix_setid"`
+	FexitExecOpen      *ebpf.ProgramSpec `ebpf:"fexit_exec_open"`
+	FexitExecve        *ebpf.ProgramSpec `ebpf:"fexit_execve"`
+	FexitExecveat      *ebpf.ProgramSpec `ebpf:"fexit_execveat"`
+	FexitPtrace        *ebpf.ProgramSpec `ebpf:"fexit_ptrace"`
+	FexitSetfsgid      *ebpf.ProgramSpec `ebpf:"fexit_setfsgid"`
+	FexitSetfsuid      *ebpf.ProgramSpec `ebpf:"fexit_setfsuid"`
+	FexitSetgid        *ebpf.ProgramSpec `ebpf:"fexit_setgid"`
+	FexitSetns         *ebpf.ProgramSpec `ebpf:"fexit_setns"`
+	FexitSetregid      *ebpf.ProgramSpec `ebpf:"fexit_setregid"`
+	FexitSetresgid     *ebpf.ProgramSpec `ebpf:"fexit_setresgid"`
+	FexitSetresuid     *ebpf.ProgramSpec `ebpf:"fexit_setresuid"`
+	FexitSetreuid      *ebpf.ProgramSpec `ebpf:"fexit_setreuid"`
+	FexitSetuid        *ebpf.ProgramSpec `ebpf:"fexit_setuid"`
+	FexitUnshare       *ebpf.ProgramSpec `ebpf:"fexit_unshare"`
+	KprobeExecOpen     *ebpf.ProgramSpec `ebpf:"kprobe_exec_open"`
+	KprobeFixSetid     *ebpf.ProgramSpec `ebpf:"kprobe_fix_setid"`
+	KretprobeExecOpen  *ebpf.ProgramSpec `ebpf:"kretprobe_exec_open"`
+	KretprobeExecve    *ebpf.ProgramSpec `ebpf:"kretprobe_execve"`
+	KretprobeExecveat  *ebpf.ProgramSpec `ebpf:"kretprobe_execveat"`
+	KretprobePtrace    *ebpf.ProgramSpec `ebpf:"kretprobe_ptrace"`
+	KretprobeSetfsgid  *ebpf.ProgramSpec `ebpf:"kretprobe_setfsgid"`
+	KretprobeSetfsuid  *ebpf.ProgramSpec `ebpf:"kretprobe_setfsuid"`
+	KretprobeSetgid    *ebpf.ProgramSpec `ebpf:"kretprobe_setgid"`
+	KretprobeSetns     *ebpf.ProgramSpec `ebpf:"kretprobe_setns"`
+	KretprobeSetregid  *ebpf.ProgramSpec `ebpf:"kretprobe_setregid"`
+	KretprobeSetresgid *ebpf.ProgramSpec `ebpf:"kretprobe_setresgid"`
+	KretprobeSetresuid *ebpf.ProgramSpec `ebpf:"kretprobe_setresuid"`
+	KretprobeSetreuid  *ebpf.ProgramSpec `ebpf:"kretprobe_setreuid"`
+	KretprobeSetuid    *ebpf.ProgramSpec `ebpf:"kretprobe_setuid"`
+	KretprobeUnshare   *ebpf.ProgramSpec `ebpf:"kretprobe_unshare"`
+	NamespaceFork      *ebpf.ProgramSpec `ebpf:"namespace_fork"`
+	ProcessExec        *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit        *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork        *ebpf.ProgramSpec `ebpf:"process_fork"`
 }
 
 // processMapSpecs contains maps before they are loaded into the kernel.
@@ -307,88 +281,75 @@ type processVariables struct {
 //
 // It can be passed to loadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type processPrograms struct {
-	CgroupMkdir         *ebpf.Program `ebpf:"cgroup_mkdir"`
-	CompatExecve        *ebpf.Program `ebpf:"compat_execve"`
-	CompatExecveat      *ebpf.Program `ebpf:"compat_execveat"`
-	CompatPtrace        *ebpf.Program `ebpf:"compat_ptrace"`
-	CompatSetfsgid      *ebpf.Program `ebpf:"compat_setfsgid"`
-	CompatSetfsuid      *ebpf.Program `ebpf:"compat_setfsuid"`
-	CompatSetgid        *ebpf.Program `ebpf:"compat_setgid"`
-	CompatSetns         *ebpf.Program `ebpf:"compat_setns"`
-	CompatSetregid      *ebpf.Program `ebpf:"compat_setregid"`
-	CompatSetresgid     *ebpf.Program `ebpf:"compat_setresgid"`
-	CompatSetresuid     *ebpf.Program `ebpf:"compat_setresuid"`
-	CompatSetreuid      *ebpf.Program `ebpf:"compat_setreuid"`
-	CompatSetuid        *ebpf.Program `ebpf:"compat_setuid"`
-	CompatUnshare       *ebpf.Program `ebpf:"compat_unshare"`
-	EnterSetid          *ebpf.Program `ebpf:"enter_setid"`
-	FentryFixSetid      *ebpf.Program `ebpf:"fentry_fix_setid"`
-	FexitExecOpen       *ebpf.Program `ebpf:"fexit_exec_open"`
-	FexitExecve         *ebpf.Program `ebpf:"fexit_execve"`
-	FexitExecveat       *ebpf.Program `ebpf:"fexit_execveat"`
-	FexitPtrace         *ebpf.Program `ebpf:"fexit_ptrace"`
-	FexitSetfsgid       *ebpf.Program `ebpf:"fexit_setfsgid"`
-	FexitSetfsuid       *ebpf.Program `ebpf:"fexit_setfsuid"`
-	FexitSetgid         *ebpf.Program `ebpf:"fexit_setgid"`
-	FexitSetns          *ebpf.Program `ebpf:"fexit_setns"`
-	FexitSetregid       *ebpf.Program `ebpf:"fexit_setregid"`
-	FexitSetresgid      *ebpf.Program `ebpf:"fexit_setresgid"`
-	FexitSetresuid      *ebpf.Program `ebpf:"fexit_setresuid"`
-	FexitSetreuid       *ebpf.Program `ebpf:"fexit_setreuid"`
-	FexitSetuid         *ebpf.Program `ebpf:"fexit_setuid"`
-	FexitUnshare        *ebpf.Program `ebpf:"fexit_unshare"`
-	KprobeExecOpen      *ebpf.Program `ebpf:"kprobe_exec_open"`
-	KprobeFixSetid      *ebpf.Program `ebpf:"kprobe_fix_setid"`
-	KretprobeExecOpen   *ebpf.Program `ebpf:"kretprobe_exec_open"`
-	KretprobeExecve     *ebpf.Program `ebpf:"kretprobe_execve"`
-	KretprobeExecveat   *ebpf.Program `ebpf:"kretprobe_execveat"`
-	KretprobePtrace     *ebpf.Program `ebpf:"kretprobe_ptrace"`
-	KretprobeSetfsgid   *ebpf.Program `ebpf:"kretprobe_setfsgid"`
-	KretprobeSetfsuid   *ebpf.Program `ebpf:"kretprobe_setfsuid"`
-	KretprobeSetgid     *ebpf.Program `ebpf:"kretprobe_setgid"`
-	KretprobeSetns      *ebpf.Program `ebpf:"kretprobe_setns"`
-	KretprobeSetregid   *ebpf.Program `ebpf:"kretprobe_setregid"`
-	KretprobeSetresgid  *ebpf.Program `ebpf:"kretprobe_setresgid"`
-	KretprobeSetresuid  *ebpf.Program `ebpf:"kretprobe_setresuid"`
-	KretprobeSetreuid   *ebpf.Program `ebpf:"kretprobe_setreuid"`
-	KretprobeSetuid     *ebpf.Program `ebpf:"kretprobe_setuid"`
-	KretprobeUnshare    *ebpf.Program `ebpf:"kretprobe_unshare"`
-	NamespaceFork       *ebpf.Program `ebpf:"namespace_fork"`
-	ProcessExec         *ebpf.Program `ebpf:"process_exec"`
-	ProcessExit         *ebpf.Program `ebpf:"process_exit"`
-	ProcessFork         *ebpf.Program `ebpf:"process_fork"`
-	TracepointExecve    *ebpf.Program `ebpf:"tracepoint_execve"`
-	TracepointExecveat  *ebpf.Program `ebpf:"tracepoint_execveat"`
-	TracepointPtrace    *ebpf.Program `ebpf:"tracepoint_ptrace"`
-	TracepointSetfsgid  *ebpf.Program `ebpf:"tracepoint_setfsgid"`
-	TracepointSetfsuid  *ebpf.Program `ebpf:"tracepoint_setfsuid"`
-	TracepointSetgid    *ebpf.Program `ebpf:"tracepoint_setgid"`
-	TracepointSetns     *ebpf.Program `ebpf:"tracepoint_setns"`
-	TracepointSetregid  *ebpf.Program `ebpf:"tracepoint_setregid"`
-	TracepointSetresgid *ebpf.Program `ebpf:"tracepoint_setresgid"`
-	TracepointSetresuid *ebpf.Program `ebpf:"tracepoint_setresuid"`
-	TracepointSetreuid  *ebpf.Program `ebpf:"tracepoint_setreuid"`
-	TracepointSetuid    *ebpf.Program `ebpf:"tracepoint_setuid"`
-	TracepointUnshare   *ebpf.Program `ebpf:"tracepoint_unshare"`
+	CgroupMkdir        *ebpf.Program `ebpf:"cgroup_mkdir"`
+	EnterSetid         *ebpf.Program `ebpf:"enter_setid"`
+	ExitExecve         *ebpf.Program `ebpf:"exit_execve"`
+	ExitExecveat       *ebpf.Program `ebpf:"exit_execveat"`
+	ExitPtrace         *ebpf.Program `ebpf:"exit_ptrace"`
+	ExitSetfsgid       *ebpf.Program `ebpf:"exit_setfsgid"`
+	ExitSetfsuid       *ebpf.Program `ebpf:"exit_setfsuid"`
+	ExitSetgid         *ebpf.Program `ebpf:"exit_setgid"`
+	ExitSetns          *ebpf.Program `ebpf:"exit_setns"`
+	ExitSetregid       *ebpf.Program `ebpf:"exit_setregid"`
+	ExitSetresgid      *ebpf.Program `ebpf:"exit_setresgid"`
+	ExitSetresuid      *ebpf.Program `ebpf:"exit_setresuid"`
+	ExitSetreuid       *ebpf.Program `ebpf:"exit_setreuid"`
+	ExitSetuid         *ebpf.Program `ebpf:"exit_setuid"`
+	ExitUnshare        *ebpf.Program `ebpf:"exit_unshare"`
+	FentryFixSetid     *ebpf.Program `ebpf:"fentry_fix_setid"`
+	FexitExecOpen      *ebpf.Program `ebpf:"fexit_exec_open"`
+	FexitExecve        *ebpf.Program `ebpf:"fexit_execve"`
+	FexitExecveat      *ebpf.Program `ebpf:"fexit_execveat"`
+	FexitPtrace        *ebpf.Program `ebpf:"fexit_ptrace"`
+	FexitSetfsgid      *ebpf.Program `ebpf:"fexit_setfsgid"`
+	FexitSetfsuid      *ebpf.Program `ebpf:"fexit_setfsuid"`
+	FexitSetgid        *ebpf.Program `ebpf:"fexit_setgid"`
+	FexitSetns         *ebpf.Program `ebpf:"fexit_setns"`
+	FexitSetregid      *ebpf.Program `ebpf:"fexit_setregid"`
+	FexitSetresgid     *ebpf.Program `ebpf:"fexit_setresgid"`
+	FexitSetresuid     *ebpf.Program `ebpf:"fexit_setresuid"`
+	FexitSetreuid      *ebpf.Program `ebpf:"fexit_setreuid"`
+	FexitSetuid        *ebpf.Program `ebpf:"fexit_setuid"`
+	FexitUnshare       *ebpf.Program `ebpf:"fexit_unshare"`
+	KprobeExecOpen     *ebpf.Program `ebpf:"kprobe_exec_open"`
+	KprobeFixSetid     *ebpf.Program `ebpf:"kprobe_fix_setid"`
+	KretprobeExecOpen  *ebpf.Program `ebpf:"kretprobe_exec_open"`
+	KretprobeExecve    *ebpf.Program `ebpf:"kretprobe_execve"`
+	KretprobeExecveat  *ebpf.Program `ebpf:"kretprobe_execveat"`
+	KretprobePtrace    *ebpf.Program `ebpf:"kretprobe_ptrace"`
+	KretprobeSetfsgid  *ebpf.Program `ebpf:"kretprobe_setfsgid"`
+	KretprobeSetfsuid  *ebpf.Program `ebpf:"kretprobe_setfsuid"`
+	KretprobeSetgid    *ebpf.Program `ebpf:"kretprobe_setgid"`
+	KretprobeSetns     *ebpf.Program `ebpf:"kretprobe_setns"`
+	KretprobeSetregid  *ebpf.Program `ebpf:"kretprobe_setregid"`
+	KretprobeSetresgid *ebpf.Program `ebpf:"kretprobe_setresgid"`
+	KretprobeSetresuid *ebpf.Program `ebpf:"kretprobe_setresuid"`
+	KretprobeSetreuid  *ebpf.Program `ebpf:"kretprobe_setreuid"`
+	KretprobeSetuid    *ebpf.Program `ebpf:"kretprobe_setuid"`
+	KretprobeUnshare   *ebpf.Program `ebpf:"kretprobe_unshare"`
+	NamespaceFork      *ebpf.Program `ebpf:"namespace_fork"`
+	ProcessExec        *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit        *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork        *ebpf.Program `ebpf:"process_fork"`
 }
 
 func (p *processPrograms) Close() error {
 	return _ProcessClose(
 		p.CgroupMkdir,
-		p.CompatExecve,
-		p.CompatExecveat,
-		p.CompatPtrace,
-		p.CompatSetfsgid,
-		p.CompatSetfsuid,
-		p.CompatSetgid,
-		p.CompatSetns,
-		p.CompatSetregid,
-		p.CompatSetresgid,
-		p.CompatSetresuid,
-		p.CompatSetreuid,
-		p.CompatSetuid,
-		p.CompatUnshare,
 		p.EnterSetid,
+		p.ExitExecve,
+		p.ExitExecveat,
+		p.ExitPtrace,
+		p.ExitSetfsgid,
+		p.ExitSetfsuid,
+		p.ExitSetgid,
+		p.ExitSetns,
+		p.ExitSetregid,
+		p.ExitSetresgid,
+		p.ExitSetresuid,
+		p.ExitSetreuid,
+		p.ExitSetuid,
+		p.ExitUnshare,
 		p.FentryFixSetid,
 		p.FexitExecOpen,
 		p.FexitExecve,
@@ -424,19 +385,6 @@ func (p *processPrograms) Close() error {
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
-		p.TracepointExecve,
-		p.TracepointExecveat,
-		p.TracepointPtrace,
-		p.TracepointSetfsgid,
-		p.TracepointSetfsuid,
-		p.TracepointSetgid,
-		p.TracepointSetns,
-		p.TracepointSetregid,
-		p.TracepointSetresgid,
-		p.TracepointSetresuid,
-		p.TracepointSetreuid,
-		p.TracepointSetuid,
-		p.TracepointUnshare,
 	)
 }
 

@@ -35,93 +35,80 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	systemMapCalls                   = "calls"
-	systemMapClaims                  = "claims"
-	systemMapCounters                = "counters"
-	systemMapCurrentSettings         = "current_settings"
-	systemMapIgnored                 = "ignored"
-	systemMapModuleNames             = "module_names"
-	systemMapPendingLarge            = "pending_large"
-	systemMapPendingSmall            = "pending_small"
-	systemMapRing                    = "ring"
-	systemMapScratch                 = "scratch"
-	systemMapSequence                = "sequence"
-	systemMapThrottles               = "throttles"
-	systemMapWatched                 = "watched"
-	systemProgCompatBpf              = "compat_bpf"
-	systemProgCompatFinitModule      = "compat_finit_module"
-	systemProgCompatFsmount          = "compat_fsmount"
-	systemProgCompatFsopen           = "compat_fsopen"
-	systemProgCompatInitModule       = "compat_init_module"
-	systemProgCompatIoUringSetup     = "compat_io_uring_setup"
-	systemProgCompatMount            = "compat_mount"
-	systemProgCompatMountSetattr     = "compat_mount_setattr"
-	systemProgCompatMoveMount        = "compat_move_mount"
-	systemProgCompatOldumount        = "compat_oldumount"
-	systemProgCompatOpenTree         = "compat_open_tree"
-	systemProgCompatOpenTreeAttr     = "compat_open_tree_attr"
-	systemProgCompatUmount           = "compat_umount"
-	systemProgFentryBpfLoaded        = "fentry_bpf_loaded"
-	systemProgFentryBpfRequested     = "fentry_bpf_requested"
-	systemProgFentryReadFile         = "fentry_read_file"
-	systemProgFentrySbMount          = "fentry_sb_mount"
-	systemProgFentrySbMove           = "fentry_sb_move"
-	systemProgFentrySbUmount         = "fentry_sb_umount"
-	systemProgFexitBpf               = "fexit_bpf"
-	systemProgFexitFinitModule       = "fexit_finit_module"
-	systemProgFexitFsmount           = "fexit_fsmount"
-	systemProgFexitFsopen            = "fexit_fsopen"
-	systemProgFexitInitModule        = "fexit_init_module"
-	systemProgFexitIoUringSetup      = "fexit_io_uring_setup"
-	systemProgFexitMount             = "fexit_mount"
-	systemProgFexitMountSetattr      = "fexit_mount_setattr"
-	systemProgFexitMoveMount         = "fexit_move_mount"
-	systemProgFexitOldumount         = "fexit_oldumount"
-	systemProgFexitOpenTree          = "fexit_open_tree"
-	systemProgFexitOpenTreeAttr      = "fexit_open_tree_attr"
-	systemProgFexitUmount            = "fexit_umount"
-	systemProgKprobeBpfLoaded        = "kprobe_bpf_loaded"
-	systemProgKprobeBpfRequested     = "kprobe_bpf_requested"
-	systemProgKprobeReadFile         = "kprobe_read_file"
-	systemProgKprobeSbMount          = "kprobe_sb_mount"
-	systemProgKprobeSbMove           = "kprobe_sb_move"
-	systemProgKprobeSbUmount         = "kprobe_sb_umount"
-	systemProgKretprobeBpf           = "kretprobe_bpf"
-	systemProgKretprobeFinitModule   = "kretprobe_finit_module"
-	systemProgKretprobeFsmount       = "kretprobe_fsmount"
-	systemProgKretprobeFsopen        = "kretprobe_fsopen"
-	systemProgKretprobeInitModule    = "kretprobe_init_module"
-	systemProgKretprobeIoUringSetup  = "kretprobe_io_uring_setup"
-	systemProgKretprobeMount         = "kretprobe_mount"
-	systemProgKretprobeMountSetattr  = "kretprobe_mount_setattr"
-	systemProgKretprobeMoveMount     = "kretprobe_move_mount"
-	systemProgKretprobeOldumount     = "kretprobe_oldumount"
-	systemProgKretprobeOpenTree      = "kretprobe_open_tree"
-	systemProgKretprobeOpenTreeAttr  = "kretprobe_open_tree_attr"
-	systemProgKretprobeUmount        = "kretprobe_umount"
-	systemProgModuleNamed            = "module_named"
-	systemProgRingCreated            = "ring_created"
-	systemProgTracepointBpf          = "tracepoint_bpf"
-	systemProgTracepointFinitModule  = "tracepoint_finit_module"
-	systemProgTracepointFsmount      = "tracepoint_fsmount"
-	systemProgTracepointFsopen       = "tracepoint_fsopen"
-	systemProgTracepointInitModule   = "tracepoint_init_module"
-	systemProgTracepointIoUringSetup = "tracepoint_io_uring_setup"
-	systemProgTracepointMount        = "tracepoint_mount"
-	systemProgTracepointMountSetattr = "tracepoint_mount_setattr"
-	systemProgTracepointMoveMount    = "tracepoint_move_mount"
-	systemProgTracepointOldumount    = "tracepoint_oldumount"
-	systemProgTracepointOpenTree     = "tracepoint_open_tree"
-	systemProgTracepointOpenTreeAttr = "tracepoint_open_tree_attr"
-	systemProgTracepointUmount       = "tracepoint_umount"
-	systemVarCgroupHierarchy         = "cgroup_hierarchy"
-	systemVarCgroupSubsys            = "cgroup_subsys"
-	systemVarCpus                    = "cpus"
-	systemVarModuleCallType          = "module_call_type"
-	systemVarMountCallType           = "mount_call_type"
-	systemVarPreemptible             = "preemptible"
-	systemVarSelfPid                 = "self_pid"
-	systemVarWakeupBytes             = "wakeup_bytes"
+	systemMapCalls                  = "calls"
+	systemMapClaims                 = "claims"
+	systemMapCounters               = "counters"
+	systemMapCurrentSettings        = "current_settings"
+	systemMapIgnored                = "ignored"
+	systemMapModuleNames            = "module_names"
+	systemMapPendingLarge           = "pending_large"
+	systemMapPendingSmall           = "pending_small"
+	systemMapRing                   = "ring"
+	systemMapScratch                = "scratch"
+	systemMapSequence               = "sequence"
+	systemMapThrottles              = "throttles"
+	systemMapWatched                = "watched"
+	systemProgExitBpf               = "exit_bpf"
+	systemProgExitFinitModule       = "exit_finit_module"
+	systemProgExitFsmount           = "exit_fsmount"
+	systemProgExitFsopen            = "exit_fsopen"
+	systemProgExitInitModule        = "exit_init_module"
+	systemProgExitIoUringSetup      = "exit_io_uring_setup"
+	systemProgExitMount             = "exit_mount"
+	systemProgExitMountSetattr      = "exit_mount_setattr"
+	systemProgExitMoveMount         = "exit_move_mount"
+	systemProgExitOldumount         = "exit_oldumount"
+	systemProgExitOpenTree          = "exit_open_tree"
+	systemProgExitOpenTreeAttr      = "exit_open_tree_attr"
+	systemProgExitUmount            = "exit_umount"
+	systemProgFentryBpfLoaded       = "fentry_bpf_loaded"
+	systemProgFentryBpfRequested    = "fentry_bpf_requested"
+	systemProgFentryReadFile        = "fentry_read_file"
+	systemProgFentrySbMount         = "fentry_sb_mount"
+	systemProgFentrySbMove          = "fentry_sb_move"
+	systemProgFentrySbUmount        = "fentry_sb_umount"
+	systemProgFexitBpf              = "fexit_bpf"
+	systemProgFexitFinitModule      = "fexit_finit_module"
+	systemProgFexitFsmount          = "fexit_fsmount"
+	systemProgFexitFsopen           = "fexit_fsopen"
+	systemProgFexitInitModule       = "fexit_init_module"
+	systemProgFexitIoUringSetup     = "fexit_io_uring_setup"
+	systemProgFexitMount            = "fexit_mount"
+	systemProgFexitMountSetattr     = "fexit_mount_setattr"
+	systemProgFexitMoveMount        = "fexit_move_mount"
+	systemProgFexitOldumount        = "fexit_oldumount"
+	systemProgFexitOpenTree         = "fexit_open_tree"
+	systemProgFexitOpenTreeAttr     = "fexit_open_tree_attr"
+	systemProgFexitUmount           = "fexit_umount"
+	systemProgKprobeBpfLoaded       = "kprobe_bpf_loaded"
+	systemProgKprobeBpfRequested    = "kprobe_bpf_requested"
+	systemProgKprobeReadFile        = "kprobe_read_file"
+	systemProgKprobeSbMount         = "kprobe_sb_mount"
+	systemProgKprobeSbMove          = "kprobe_sb_move"
+	systemProgKprobeSbUmount        = "kprobe_sb_umount"
+	systemProgKretprobeBpf          = "kretprobe_bpf"
+	systemProgKretprobeFinitModule  = "kretprobe_finit_module"
+	systemProgKretprobeFsmount      = "kretprobe_fsmount"
+	systemProgKretprobeFsopen       = "kretprobe_fsopen"
+	systemProgKretprobeInitModule   = "kretprobe_init_module"
+	systemProgKretprobeIoUringSetup = "kretprobe_io_uring_setup"
+	systemProgKretprobeMount        = "kretprobe_mount"
+	systemProgKretprobeMountSetattr = "kretprobe_mount_setattr"
+	systemProgKretprobeMoveMount    = "kretprobe_move_mount"
+	systemProgKretprobeOldumount    = "kretprobe_oldumount"
+	systemProgKretprobeOpenTree     = "kretprobe_open_tree"
+	systemProgKretprobeOpenTreeAttr = "kretprobe_open_tree_attr"
+	systemProgKretprobeUmount       = "kretprobe_umount"
+	systemProgModuleNamed           = "module_named"
+	systemProgRingCreated           = "ring_created"
+	systemVarCgroupHierarchy        = "cgroup_hierarchy"
+	systemVarCgroupSubsys           = "cgroup_subsys"
+	systemVarCpus                   = "cpus"
+	systemVarModuleCallType         = "module_call_type"
+	systemVarMountCallType          = "mount_call_type"
+	systemVarPreemptible            = "preemptible"
+	systemVarSelfPid                = "self_pid"
+	systemVarWakeupBytes            = "wakeup_bytes"
 )
 
 // loadSystem returns the embedded CollectionSpec for system.
@@ -166,72 +153,59 @@ type systemSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type systemProgramSpecs struct {
-	CompatBpf              *ebpf.ProgramSpec `ebpf:"compat_bpf"`
-	CompatFinitModule      *ebpf.ProgramSpec `ebpf:"compat_finit_module"`
-	CompatFsmount          *ebpf.ProgramSpec `ebpf:"compat_fsmount"`
-	CompatFsopen           *ebpf.ProgramSpec `ebpf:"compat_fsopen"`
-	CompatInitModule       *ebpf.ProgramSpec `ebpf:"compat_init_module"`
-	CompatIoUringSetup     *ebpf.ProgramSpec `ebpf:"compat_io_uring_setup"`
-	CompatMount            *ebpf.ProgramSpec `ebpf:"compat_mount"`
-	CompatMountSetattr     *ebpf.ProgramSpec `ebpf:"compat_mount_setattr"`
-	CompatMoveMount        *ebpf.ProgramSpec `ebpf:"compat_move_mount"`
-	CompatOldumount        *ebpf.ProgramSpec `ebpf:"compat_oldumount"`
-	CompatOpenTree         *ebpf.ProgramSpec `ebpf:"compat_open_tree"`
-	CompatOpenTreeAttr     *ebpf.ProgramSpec `ebpf:"compat_open_tree_attr"`
-	CompatUmount           *ebpf.ProgramSpec `ebpf:"compat_umount"`
-	FentryBpfLoaded        *ebpf.ProgramSpec `ebpf:"fentry_bpf_loaded"`
-	FentryBpfRequested     *ebpf.ProgramSpec `ebpf:"fentry_bpf_requested"`
-	FentryReadFile         *ebpf.ProgramSpec `ebpf:"fentry_read_file"`
-	FentrySbMount          *ebpf.ProgramSpec `ebpf:"fentry_sb_mount"`
-	FentrySbMove           *ebpf.ProgramSpec `ebpf:"fentry_sb_move"`
-	FentrySbUmount         *ebpf.ProgramSpec `ebpf:"fentry_sb_umount"`
-	FexitBpf               *ebpf.ProgramSpec `ebpf:"fexit_bpf"`
-	FexitFinitModule       *ebpf.ProgramSpec `ebpf:"fexit_finit_module"`
-	FexitFsmount           *ebpf.ProgramSpec `ebpf:"fexit_fsmount"`
-	FexitFsopen            *ebpf.ProgramSpec `ebpf:"fexit_fsopen"`
-	FexitInitModule        *ebpf.ProgramSpec `ebpf:"fexit_init_module"`
-	FexitIoUringSetup      *ebpf.ProgramSpec `ebpf:"fexit_io_uring_setup"`
-	FexitMount             *ebpf.ProgramSpec `ebpf:"fexit_mount"`
-	FexitMountSetattr      *ebpf.ProgramSpec `ebpf:"fexit_mount_setattr"`
-	FexitMoveMount         *ebpf.ProgramSpec `ebpf:"fexit_move_mount"`
-	FexitOldumount         *ebpf.ProgramSpec `ebpf:"fexit_oldumount"`
-	FexitOpenTree          *ebpf.ProgramSpec `ebpf:"fexit_open_tree"`
-	FexitOpenTreeAttr      *ebpf.ProgramSpec `ebpf:"fexit_open_tree_attr"`
-	FexitUmount            *ebpf.ProgramSpec `ebpf:"fexit_umount"`
-	KprobeBpfLoaded        *ebpf.ProgramSpec `ebpf:"kprobe_bpf_loaded"`
-	KprobeBpfRequested     *ebpf.ProgramSpec `ebpf:"kprobe_bpf_requested"`
-	KprobeReadFile         *ebpf.ProgramSpec `ebpf:"kprobe_read_file"`
-	KprobeSbMount          *ebpf.ProgramSpec `ebpf:"kprobe_sb_mount"`
-	KprobeSbMove           *ebpf.ProgramSpec `ebpf:"kprobe_sb_move"`
-	KprobeSbUmount         *ebpf.ProgramSpec `ebpf:"kprobe_sb_umount"`
-	KretprobeBpf           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf"`
-	KretprobeFinitModule   *ebpf.ProgramSpec `ebpf:"kretprobe_finit_module"`
-	KretprobeFsmount       *ebpf.ProgramSpec `ebpf:"kretprobe_fsmount"`
-	KretprobeFsopen        *ebpf.ProgramSpec `ebpf:"kretprobe_fsopen"`
-	KretprobeInitModule    *ebpf.ProgramSpec `ebpf:"kretprobe_init_module"`
-	KretprobeIoUringSetup  *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_setup"`
-	KretprobeMount         *ebpf.ProgramSpec `ebpf:"kretprobe_mount"`
-	KretprobeMountSetattr  *ebpf.ProgramSpec `ebpf:"kretprobe_mount_setattr"`
-	KretprobeMoveMount     *ebpf.ProgramSpec `ebpf:"kretprobe_move_mount"`
-	KretprobeOldumount     *ebpf.ProgramSpec `ebpf:"kretprobe_oldumount"`
-	KretprobeOpenTree      *ebpf.ProgramSpec `ebpf:"kretprobe_open_tree"`
-	KretprobeOpenTreeAttr  *ebpf.ProgramSpec `ebpf:"kretprobe_open_tree_attr"`
-	KretprobeUmount        *ebpf.ProgramSpec `ebpf:"kretprobe_umount"`
-	ModuleNamed            *ebpf.ProgramSpec `ebpf:"module_named"`
-	RingCreated            *ebpf.ProgramSpec `ebpf:"ring_created"`
-	TracepointBpf          *ebpf.ProgramSpec `ebpf:"tracepoint_bpf"`
-	TracepointFinitModule  *ebpf.ProgramSpec `ebpf:"tracepoint_finit_module"`
-	TracepointFsmount      *ebpf.ProgramSpec `ebpf:"tracepoint_fsmount"`
-	TracepointFsopen       *ebpf.ProgramSpec `ebpf:"tracepoint_fsopen"`
-	TracepointInitModule   *ebpf.ProgramSpec `ebpf:"tracepoint_init_module"`
-	TracepointIoUringSetup *ebpf.ProgramSpec `ebpf:"tracepoint_io_uring_setup"`
-	TracepointMount        *ebpf.ProgramSpec `ebpf:"tracepoint_mount"`
-	TracepointMountSetattr *ebpf.ProgramSpec `ebpf:"tracepoint_mount_setattr"`
-	TracepointMoveMount    *ebpf.ProgramSpec `ebpf:"tracepoint_move_mount"`
-	TracepointOldumount    *ebpf.ProgramSpec `ebpf:"tracepoint_oldumount"`
-	TracepointOpenTree     *ebpf.ProgramSpec `ebpf:"tracepoint_open_tree"`
-	TracepointOpenTreeAttr *ebpf.ProgramSpec `ebpf:"tracepoint_open_tree_attr"`
-	TracepointUmount       *ebpf.ProgramSpec `ebpf:"tracepoint_umount"`
+	ExitBpf               *ebpf.ProgramSpec `ebpf:"exit_bpf"`
+	ExitFinitModule       *ebpf.ProgramSpec `ebpf:"exit_finit_module"`
+	ExitFsmount           *ebpf.ProgramSpec `ebpf:"exit_fsmount"`
+	ExitFsopen            *ebpf.ProgramSpec `ebpf:"exit_fsopen"`
+	ExitInitModule        *ebpf.ProgramSpec `ebpf:"exit_init_module"`
+	ExitIoUringSetup      *ebpf.ProgramSpec `ebpf:"exit_io_uring_setup"`
+	ExitMount             *ebpf.ProgramSpec `ebpf:"exit_mount"`
+	ExitMountSetattr      *ebpf.ProgramSpec `ebpf:"exit_mount_setattr"`
+	ExitMoveMount         *ebpf.ProgramSpec `ebpf:"exit_move_mount"`
+	ExitOldumount         *ebpf.ProgramSpec `ebpf:"exit_oldumount"`
+	ExitOpenTree          *ebpf.ProgramSpec `ebpf:"exit_open_tree"`
+	ExitOpenTreeAttr      *ebpf.ProgramSpec `ebpf:"exit_open_tree_attr"`
+	ExitUmount            *ebpf.ProgramSpec `ebpf:"exit_umount"`
+	FentryBpfLoaded       *ebpf.ProgramSpec `ebpf:"fentry_bpf_loaded"`
+	FentryBpfRequested    *ebpf.ProgramSpec `ebpf:"fentry_bpf_requested"`
+	FentryReadFile        *ebpf.ProgramSpec `ebpf:"fentry_read_file"`
+	FentrySbMount         *ebpf.ProgramSpec `ebpf:"fentry_sb_mount"`
+	FentrySbMove          *ebpf.ProgramSpec `ebpf:"fentry_sb_move"`
+	FentrySbUmount        *ebpf.ProgramSpec `ebpf:"fentry_sb_umount"`
+	FexitBpf              *ebpf.ProgramSpec `ebpf:"fexit_bpf"`
+	FexitFinitModule      *ebpf.ProgramSpec `ebpf:"fexit_finit_module"`
+	FexitFsmount          *ebpf.ProgramSpec `ebpf:"fexit_fsmount"`
+	FexitFsopen           *ebpf.ProgramSpec `ebpf:"fexit_fsopen"`
+	FexitInitModule       *ebpf.ProgramSpec `ebpf:"fexit_init_module"`
+	FexitIoUringSetup     *ebpf.ProgramSpec `ebpf:"fexit_io_uring_setup"`
+	FexitMount            *ebpf.ProgramSpec `ebpf:"fexit_mount"`
+	FexitMountSetattr     *ebpf.ProgramSpec `ebpf:"fexit_mount_setattr"`
+	FexitMoveMount        *ebpf.ProgramSpec `ebpf:"fexit_move_mount"`
+	FexitOldumount        *ebpf.ProgramSpec `ebpf:"fexit_oldumount"`
+	FexitOpenTree         *ebpf.ProgramSpec `ebpf:"fexit_open_tree"`
+	FexitOpenTreeAttr     *ebpf.ProgramSpec `ebpf:"fexit_open_tree_attr"`
+	FexitUmount           *ebpf.ProgramSpec `ebpf:"fexit_umount"`
+	KprobeBpfLoaded       *ebpf.ProgramSpec `ebpf:"kprobe_bpf_loaded"`
+	KprobeBpfRequested    *ebpf.ProgramSpec `ebpf:"kprobe_bpf_requested"`
+	KprobeReadFile        *ebpf.ProgramSpec `ebpf:"kprobe_read_file"`
+	KprobeSbMount         *ebpf.ProgramSpec `ebpf:"kprobe_sb_mount"`
+	KprobeSbMove          *ebpf.ProgramSpec `ebpf:"kprobe_sb_move"`
+	KprobeSbUmount        *ebpf.ProgramSpec `ebpf:"kprobe_sb_umount"`
+	KretprobeBpf          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf"`
+	KretprobeFinitModule  *ebpf.ProgramSpec `ebpf:"kretprobe_finit_module"`
+	KretprobeFsmount      *ebpf.ProgramSpec `ebpf:"kretprobe_fsmount"`
+	KretprobeFsopen       *ebpf.ProgramSpec `ebpf:"kretprobe_fsopen"`
+	KretprobeInitModule   *ebpf.ProgramSpec `ebpf:"kretprobe_init_module"`
+	KretprobeIoUringSetup *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_setup"`
+	KretprobeMount        *ebpf.ProgramSpec `ebpf:"kretprobe_mount"`
+	KretprobeMountSetattr *ebpf.ProgramSpec `ebpf:"kretprobe_mount_setattr"`
+	KretprobeMoveMount    *ebpf.ProgramSpec `ebpf:"kretprobe_move_mount"`
+	KretprobeOldumount    *ebpf.ProgramSpec `ebpf:"kretprobe_oldumount"`
+	KretprobeOpenTree     *ebpf.ProgramSpec `ebpf:"kretprobe_open_tree"`
+	KretprobeOpenTreeAttr *ebpf.ProgramSpec `ebpf:"kretprobe_open_tree_attr"`
+	KretprobeUmount       *ebpf.ProgramSpec `ebpf:"kretprobe_umount"`
+	ModuleNamed           *ebpf.ProgramSpec `ebpf:"module_named"`
+	RingCreated           *ebpf.ProgramSpec `ebpf:"ring_created"`
 }
 
 // systemMapSpecs contains maps before they are loaded into the kernel.
@@ -338,89 +312,76 @@ type systemVariables struct {
 //
 // It can be passed to loadSystemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type systemPrograms struct {
-	CompatBpf              *ebpf.Program `ebpf:"compat_bpf"`
-	CompatFinitModule      *ebpf.Program `ebpf:"compat_finit_module"`
-	CompatFsmount          *ebpf.Program `ebpf:"compat_fsmount"`
-	CompatFsopen           *ebpf.Program `ebpf:"compat_fsopen"`
-	CompatInitModule       *ebpf.Program `ebpf:"compat_init_module"`
-	CompatIoUringSetup     *ebpf.Program `ebpf:"compat_io_uring_setup"`
-	CompatMount            *ebpf.Program `ebpf:"compat_mount"`
-	CompatMountSetattr     *ebpf.Program `ebpf:"compat_mount_setattr"`
-	CompatMoveMount        *ebpf.Program `ebpf:"compat_move_mount"`
-	CompatOldumount        *ebpf.Program `ebpf:"compat_oldumount"`
-	CompatOpenTree         *ebpf.Program `ebpf:"compat_open_tree"`
-	CompatOpenTreeAttr     *ebpf.Program `ebpf:"compat_open_tree_attr"`
-	CompatUmount           *ebpf.Program `ebpf:"compat_umount"`
-	FentryBpfLoaded        *ebpf.Program `ebpf:"fentry_bpf_loaded"`
-	FentryBpfRequested     *ebpf.Program `ebpf:"fentry_bpf_requested"`
-	FentryReadFile         *ebpf.Program `ebpf:"fentry_read_file"`
-	FentrySbMount          *ebpf.Program `ebpf:"fentry_sb_mount"`
-	FentrySbMove           *ebpf.Program `ebpf:"fentry_sb_move"`
-	FentrySbUmount         *ebpf.Program `ebpf:"fentry_sb_umount"`
-	FexitBpf               *ebpf.Program `ebpf:"fexit_bpf"`
-	FexitFinitModule       *ebpf.Program `ebpf:"fexit_finit_module"`
-	FexitFsmount           *ebpf.Program `ebpf:"fexit_fsmount"`
-	FexitFsopen            *ebpf.Program `ebpf:"fexit_fsopen"`
-	FexitInitModule        *ebpf.Program `ebpf:"fexit_init_module"`
-	FexitIoUringSetup      *ebpf.Program `ebpf:"fexit_io_uring_setup"`
-	FexitMount             *ebpf.Program `ebpf:"fexit_mount"`
-	FexitMountSetattr      *ebpf.Program `ebpf:"fexit_mount_setattr"`
-	FexitMoveMount         *ebpf.Program `ebpf:"fexit_move_mount"`
-	FexitOldumount         *ebpf.Program `ebpf:"fexit_oldumount"`
-	FexitOpenTree          *ebpf.Program `ebpf:"fexit_open_tree"`
-	FexitOpenTreeAttr      *ebpf.Program `ebpf:"fexit_open_tree_attr"`
-	FexitUmount            *ebpf.Program `ebpf:"fexit_umount"`
-	KprobeBpfLoaded        *ebpf.Program `ebpf:"kprobe_bpf_loaded"`
-	KprobeBpfRequested     *ebpf.Program `ebpf:"kprobe_bpf_requested"`
-	KprobeReadFile         *ebpf.Program `ebpf:"kprobe_read_file"`
-	KprobeSbMount          *ebpf.Program `ebpf:"kprobe_sb_mount"`
-	KprobeSbMove           *ebpf.Program `ebpf:"kprobe_sb_move"`
-	KprobeSbUmount         *ebpf.Program `ebpf:"kprobe_sb_umount"`
-	KretprobeBpf           *ebpf.Program `ebpf:"kretprobe_bpf"`
-	KretprobeFinitModule   *ebpf.Program `ebpf:"kretprobe_finit_module"`
-	KretprobeFsmount       *ebpf.Program `ebpf:"kretprobe_fsmount"`
-	KretprobeFsopen        *ebpf.Program `ebpf:"kretprobe_fsopen"`
-	KretprobeInitModule    *ebpf.Program `ebpf:"kretprobe_init_module"`
-	KretprobeIoUringSetup  *ebpf.Program `ebpf:"kretprobe_io_uring_setup"`
-	KretprobeMount         *ebpf.Program `ebpf:"kretprobe_mount"`
-	KretprobeMountSetattr  *ebpf.Program `ebpf:"kretprobe_mount_setattr"`
-	KretprobeMoveMount     *ebpf.Program `ebpf:"kretprobe_move_mount"`
-	KretprobeOldumount     *ebpf.Program `ebpf:"kretprobe_oldumount"`
-	KretprobeOpenTree      *ebpf.Program `ebpf:"kretprobe_open_tree"`
-	KretprobeOpenTreeAttr  *ebpf.Program `ebpf:"kretprobe_open_tree_attr"`
-	KretprobeUmount        *ebpf.Program `ebpf:"kretprobe_umount"`
-	ModuleNamed            *ebpf.Program `ebpf:"module_named"`
-	RingCreated            *ebpf.Program `ebpf:"ring_created"`
-	TracepointBpf          *ebpf.Program `ebpf:"tracepoint_bpf"`
-	TracepointFinitModule  *ebpf.Program `ebpf:"tracepoint_finit_module"`
-	TracepointFsmount      *ebpf.Program `ebpf:"tracepoint_fsmount"`
-	TracepointFsopen       *ebpf.Program `ebpf:"tracepoint_fsopen"`
-	TracepointInitModule   *ebpf.Program `ebpf:"tracepoint_init_module"`
-	TracepointIoUringSetup *ebpf.Program `ebpf:"tracepoint_io_uring_setup"`
-	TracepointMount        *ebpf.Program `ebpf:"tracepoint_mount"`
-	TracepointMountSetattr *ebpf.Program `ebpf:"tracepoint_mount_setattr"`
-	TracepointMoveMount    *ebpf.Program `ebpf:"tracepoint_move_mount"`
-	TracepointOldumount    *ebpf.Program `ebpf:"tracepoint_oldumount"`
-	TracepointOpenTree     *ebpf.Program `ebpf:"tracepoint_open_tree"`
-	TracepointOpenTreeAttr *ebpf.Program `ebpf:"tracepoint_open_tree_attr"`
-	TracepointUmount       *ebpf.Program `ebpf:"tracepoint_umount"`
+	ExitBpf               *ebpf.Program `ebpf:"exit_bpf"`
+	ExitFinitModule       *ebpf.Program `ebpf:"exit_finit_module"`
+	ExitFsmount           *ebpf.Program `ebpf:"exit_fsmount"`
+	ExitFsopen            *ebpf.Program `ebpf:"exit_fsopen"`
+	ExitInitModule        *ebpf.Program `ebpf:"exit_init_module"`
+	ExitIoUringSetup      *ebpf.Program `ebpf:"exit_io_uring_setup"`
+	ExitMount             *ebpf.Program `ebpf:"exit_mount"`
+	ExitMountSetattr      *ebpf.Program `ebpf:"exit_mount_setattr"`
+	ExitMoveMount         *ebpf.Program `ebpf:"exit_move_mount"`
+	ExitOldumount         *ebpf.Program `ebpf:"exit_oldumount"`
+	ExitOpenTree          *ebpf.Program `ebpf:"exit_open_tree"`
+	ExitOpenTreeAttr      *ebpf.Program `ebpf:"exit_open_tree_attr"`
+	ExitUmount            *ebpf.Program `ebpf:"exit_umount"`
+	FentryBpfLoaded       *ebpf.Program `ebpf:"fentry_bpf_loaded"`
+	FentryBpfRequested    *ebpf.Program `ebpf:"fentry_bpf_requested"`
+	FentryReadFile        *ebpf.Program `ebpf:"fentry_read_file"`
+	FentrySbMount         *ebpf.Program `ebpf:"fentry_sb_mount"`
+	FentrySbMove          *ebpf.Program `ebpf:"fentry_sb_move"`
+	FentrySbUmount        *ebpf.Program `ebpf:"fentry_sb_umount"`
+	FexitBpf              *ebpf.Program `ebpf:"fexit_bpf"`
+	FexitFinitModule      *ebpf.Program `ebpf:"fexit_finit_module"`
+	FexitFsmount          *ebpf.Program `ebpf:"fexit_fsmount"`
+	FexitFsopen           *ebpf.Program `ebpf:"fexit_fsopen"`
+	FexitInitModule       *ebpf.Program `ebpf:"fexit_init_module"`
+	FexitIoUringSetup     *ebpf.Program `ebpf:"fexit_io_uring_setup"`
+	FexitMount            *ebpf.Program `ebpf:"fexit_mount"`
+	FexitMountSetattr     *ebpf.Program `ebpf:"fexit_mount_setattr"`
+	FexitMoveMount        *ebpf.Program `ebpf:"fexit_move_mount"`
+	FexitOldumount        *ebpf.Program `ebpf:"fexit_oldumount"`
+	FexitOpenTree         *ebpf.Program `ebpf:"fexit_open_tree"`
+	FexitOpenTreeAttr     *ebpf.Program `ebpf:"fexit_open_tree_attr"`
+	FexitUmount           *ebpf.Program `ebpf:"fexit_umount"`
+	KprobeBpfLoaded       *ebpf.Program `ebpf:"kprobe_bpf_loaded"`
+	KprobeBpfRequested    *ebpf.Program `ebpf:"kprobe_bpf_requested"`
+	KprobeReadFile        *ebpf.Program `ebpf:"kprobe_read_file"`
+	KprobeSbMount         *ebpf.Program `ebpf:"kprobe_sb_mount"`
+	KprobeSbMove          *ebpf.Program `ebpf:"kprobe_sb_move"`
+	KprobeSbUmount        *ebpf.Program `ebpf:"kprobe_sb_umount"`
+	KretprobeBpf          *ebpf.Program `ebpf:"kretprobe_bpf"`
+	KretprobeFinitModule  *ebpf.Program `ebpf:"kretprobe_finit_module"`
+	KretprobeFsmount      *ebpf.Program `ebpf:"kretprobe_fsmount"`
+	KretprobeFsopen       *ebpf.Program `ebpf:"kretprobe_fsopen"`
+	KretprobeInitModule   *ebpf.Program `ebpf:"kretprobe_init_module"`
+	KretprobeIoUringSetup *ebpf.Program `ebpf:"kretprobe_io_uring_setup"`
+	KretprobeMount        *ebpf.Program `ebpf:"kretprobe_mount"`
+	KretprobeMountSetattr *ebpf.Program `ebpf:"kretprobe_mount_setattr"`
+	KretprobeMoveMount    *ebpf.Program `ebpf:"kretprobe_move_mount"`
+	KretprobeOldumount    *ebpf.Program `ebpf:"kretprobe_oldumount"`
+	KretprobeOpenTree     *ebpf.Program `ebpf:"kretprobe_open_tree"`
+	KretprobeOpenTreeAttr *ebpf.Program `ebpf:"kretprobe_open_tree_attr"`
+	KretprobeUmount       *ebpf.Program `ebpf:"kretprobe_umount"`
+	ModuleNamed           *ebpf.Program `ebpf:"module_named"`
+	RingCreated           *ebpf.Program `ebpf:"ring_created"`
 }
 
 func (p *systemPrograms) Close() error {
 	return _SystemClose(
-		p.CompatBpf,
-		p.CompatFinitModule,
-		p.CompatFsmount,
-		p.CompatFsopen,
-		p.CompatInitModule,
-		p.CompatIoUringSetup,
-		p.CompatMount,
-		p.CompatMountSetattr,
-		p.CompatMoveMount,
-		p.CompatOldumount,
-		p.CompatOpenTree,
-		p.CompatOpenTreeAttr,
-		p.CompatUmount,
+		p.ExitBpf,
+		p.ExitFinitModule,
+		p.ExitFsmount,
+		p.ExitFsopen,
+		p.ExitInitModule,
+		p.ExitIoUringSetup,
+		p.ExitMount,
+		p.ExitMountSetattr,
+		p.ExitMoveMount,
+		p.ExitOldumount,
+		p.ExitOpenTree,
+		p.ExitOpenTreeAttr,
+		p.ExitUmount,
 		p.FentryBpfLoaded,
 		p.FentryBpfRequested,
 		p.FentryReadFile,
@@ -461,19 +422,6 @@ func (p *systemPrograms) Close() error {
 		p.KretprobeUmount,
 		p.ModuleNamed,
 		p.RingCreated,
-		p.TracepointBpf,
-		p.TracepointFinitModule,
-		p.TracepointFsmount,
-		p.TracepointFsopen,
-		p.TracepointInitModule,
-		p.TracepointIoUringSetup,
-		p.TracepointMount,
-		p.TracepointMountSetattr,
-		p.TracepointMoveMount,
-		p.TracepointOldumount,
-		p.TracepointOpenTree,
-		p.TracepointOpenTreeAttr,
-		p.TracepointUmount,
 	)
 }
 

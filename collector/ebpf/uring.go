@@ -35,7 +35,9 @@ type operation struct {
 
 func uringOperation(op operation) hook {
 	return hook{program: op.handler, tracepoint: uringSubmitted, need: optional,
-		attach: func(s *Source, p *ebpf.Program) (io.Closer, error) { return s.uring.add(s, op.opcode, p) }}
+		attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
+			return s.uring.add(s, commonMapUringCalls, op.opcode, p)
+		}}
 }
 
 // maxRequest is how long the completion of a request is waited for.

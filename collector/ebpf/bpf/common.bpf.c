@@ -2,33 +2,39 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// The maps and types that all programs share, and what runs the handlers of 32-bit system calls on the tracepoint rung.
+// The maps and types that all programs share, and what runs the handlers of system calls on the tracepoint rung.
 
 #include "complete.h"
 
-// compat_calls holds the handlers by the number of the system call.
+// native_calls and compat_calls hold the handlers of system calls by number, of 64-bit callers and of 32-bit ones.
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 512);
 	__type(key, u32);
 	__type(value, u32);
-} compat_calls SEC(".maps");
+} native_calls SEC(".maps"), compat_calls SEC(".maps");
 
-// compat_exit runs at the exit of every system call, as those of 32-bit callers have no tracepoints of their own.
-SEC("tp_btf/sys_exit")
-int compat_exit(unsigned long long *ctx)
+// current_flags gives what tells 32-bit callers, without a helper where the kernel allows that.
+static __always_inline u64 current_flags(void)
 {
-#ifdef __TARGET_ARCH_x86
-	bool old;
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
-		// Read without a helper: this runs for all.
 		struct task_struct *task = (void *)bpf_get_current_task_btf();
-		old = task->thread_info.status & TS_COMPAT;
-	} else {
-		old = compat();
+		return task->thread_info.CALLER_FLAGS;
 	}
-	if (old)
-		bpf_tail_call(ctx, &compat_calls, call_number());
+	struct task_struct *task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, thread_info.CALLER_FLAGS);
+}
+
+// call_exit runs at the exit of every system call of the host, so it calls nothing but the handler.
+SEC("tp_btf/sys_exit")
+int call_exit(unsigned long long *ctx)
+{
+	struct pt_regs *regs = (void *)ctx[0];
+	if (!(current_flags() & CALLER_COMPAT))
+		bpf_tail_call(ctx, &native_calls, regs->CALL_NUMBER);
+#ifdef __TARGET_ARCH_x86
+	else
+		bpf_tail_call(ctx, &compat_calls, regs->CALL_NUMBER);
 #endif
 	return 0;
 }

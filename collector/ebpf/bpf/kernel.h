@@ -46,7 +46,6 @@ enum bpf_map_type {
 #define PF_IO_WORKER 0x00000010 // include/linux/sched.h, since Linux 5.12: a thread of io_uring's
 #define PF_KTHREAD 0x00200000
 #define NR_io_uring_enter 426 // for all callers
-#define TS_COMPAT 2           // arch/x86/include/asm/thread_info.h
 
 #define EINTR 4
 #define EAGAIN 11
@@ -129,6 +128,10 @@ struct pt_regs {
 	u64 regs[31];
 	u64 sp;
 	s32 syscallno;
+};
+
+struct thread_info {
+	unsigned long flags;
 };
 #endif
 
@@ -338,9 +341,7 @@ struct css_set {
 };
 
 struct task_struct {
-#ifdef __TARGET_ARCH_x86
 	struct thread_info thread_info;
-#endif
 	void *stack;
 	unsigned int flags;
 	int exit_code;
@@ -509,17 +510,6 @@ struct bpf_prog {
 	enum bpf_prog_type type;
 	u32 len;
 	struct bpf_prog_aux *aux;
-};
-
-// A system call's tracepoint: events/syscalls/*/format in tracefs.
-struct trace_event_raw_sys_enter {
-	long id;
-	unsigned long args[6];
-};
-
-struct trace_event_raw_sys_exit {
-	long id;
-	long ret;
 };
 
 #pragma clang attribute pop

@@ -103,25 +103,20 @@ static __always_inline long number_at(const unsigned long long *at)
 	}                                                                                   \
 	static __always_inline int name(const enum rung rung, unsigned long long *args, long ret)
 
-// TRACED defines a handler at the exit of a system call for the tracepoint rung alone, as the programs tracepoint_NAME
-// and compat_NAME, which is for 32-bit callers.
+// TRACED defines a handler at the exit of a system call for the tracepoint rung alone, as the program exit_NAME, which
+// call_exit runs.
 #define TRACED(name)                                                                        \
 	static __always_inline int traced_##name(long ret);                                 \
-	SEC("tracepoint")                                                                   \
-	int tracepoint_##name(struct trace_event_raw_sys_exit *ctx)                         \
-	{                                                                                   \
-		return traced_##name(ctx->ret);                                             \
-	}                                                                                   \
 	SEC("tp_btf/sys_exit")                                                              \
-	int compat_##name(unsigned long long *ctx)                                          \
+	int exit_##name(unsigned long long *ctx)                                            \
 	{                                                                                   \
 		return traced_##name(ctx[1]);                                               \
 	}                                                                                   \
 	static __always_inline int traced_##name(long ret)
 
 // SYSCALL defines a handler at the exit of a system call, given what it returned, as the programs fexit_NAME,
-// kretprobe_NAME, tracepoint_NAME, and compat_NAME, which the tracepoint rung runs for 32-bit callers. There is nothing
-// at the entry: arg tells the arguments until the end.
+// kretprobe_NAME, and exit_NAME, which call_exit runs. There is nothing at the entry: arg tells the arguments until the
+// end.
 #define SYSCALL(name)                                                                       \
 	static __always_inline int call_##name(const enum rung rung, long ret);             \
 	SEC("fexit")                                                                        \
@@ -134,13 +129,8 @@ static __always_inline long number_at(const unsigned long long *at)
 	{                                                                                   \
 		return call_##name(KPROBE, PT_REGS_RC(ctx));                                \
 	}                                                                                   \
-	SEC("tracepoint")                                                                   \
-	int tracepoint_##name(struct trace_event_raw_sys_exit *ctx)                         \
-	{                                                                                   \
-		return call_##name(TRACEPOINT, ctx->ret);                                   \
-	}                                                                                   \
 	SEC("tp_btf/sys_exit")                                                              \
-	int compat_##name(unsigned long long *ctx)                                          \
+	int exit_##name(unsigned long long *ctx)                                            \
 	{                                                                                   \
 		return call_##name(TRACEPOINT, ctx[1]);                                     \
 	}                                                                                   \
@@ -160,25 +150,33 @@ static __always_inline struct pt_regs *user_regs(void)
 	return BPF_CORE_READ(task, stack) + size - bpf_core_type_size(struct pt_regs);
 }
 
-// compat tells whether the system call is of the 32-bit kind.
+// Where a thread's flags and registers tell that it is in a system call of the 32-bit kind, and in which.
+#ifdef __TARGET_ARCH_x86
+#define CALLER_FLAGS status
+#define CALLER_COMPAT 2 // TS_COMPAT, arch/x86/include/asm/thread_info.h
+#define CALL_NUMBER orig_ax
+#else
+#define CALLER_FLAGS flags
+#define CALLER_COMPAT (1 << 22) // TIF_32BIT, arch/arm64/include/asm/thread_info.h
+#define CALL_NUMBER syscallno
+#endif
+
+// compat tells whether the arguments of the system call are those of the 32-bit kind: 32-bit Arm has them in the same
+// registers.
 static __always_inline bool compat(void)
 {
 #ifdef __TARGET_ARCH_x86
 	struct task_struct *task = (void *)bpf_get_current_task();
-	return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+	return BPF_CORE_READ(task, thread_info.CALLER_FLAGS) & CALLER_COMPAT;
 #else
-	return false; // 32-bit Arm passes arguments in the same registers
+	return false;
 #endif
 }
 
 // call_number gives the number of the system call.
 static __always_inline u32 call_number(void)
 {
-#ifdef __TARGET_ARCH_x86
-	return BPF_CORE_READ(user_regs(), orig_ax);
-#else
-	return BPF_CORE_READ(user_regs(), syscallno);
-#endif
+	return BPF_CORE_READ(user_regs(), CALL_NUMBER);
 }
 
 // arg gives an argument of the system call, a constant 0 to 5.
