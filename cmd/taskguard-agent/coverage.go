@@ -107,7 +107,8 @@ func (c *coverage) hear() error {
 	return err
 }
 
-// forAudit are the kinds that are wanted, that audit can tell of, and that eBPF does not observe.
+// forAudit are the kinds that are wanted, that audit can tell of, and that eBPF does not observe, but for those that this
+// kernel has no system calls for.
 func (c *coverage) forAudit() []event.Kind {
 	observed := stateByKind(c.ebpf)
 	var kinds []event.Kind
@@ -184,8 +185,8 @@ func (c *coverage) observed() []event.Kind {
 	return kinds
 }
 
-// states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it is
-// healthy.
+// states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it, or this
+// kernel has no system calls for it, is healthy.
 func (c *coverage) states() []event.SourceState {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -115,8 +115,8 @@ func (s *Source) attachRung(o object, r *rung) (attached []io.Closer, err error)
 }
 
 func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
-	if err := h.there(s.objects.kernel); err != nil {
-		if h.syscall != "" && h.need == anyOf && s.tracefs.has("syscalls", "sys_exit_"+h.syscall) {
+	if err := h.there(s.objects.kernel, s.tracefs); err != nil {
+		if h.syscall != "" && h.need == anyOf && s.tracefs.has(h.syscall) {
 			// Types are missing where a function has a weak stand-in too (COND_SYSCALL).
 			return nil, fmt.Errorf("the kernel has no types for %s", h.function)
 		}
@@ -130,13 +130,8 @@ func (s *Source) attachHook(o *openObject, h *hook) (io.Closer, error) {
 	return h.attach(s, program)
 }
 
-// closersAtOnce is how many are closed at one time: for each the kernel waits until nobody runs the program any more.
+// closersAtOnce is how many are closed at one time: for most the kernel waits until nobody runs the program any more.
 const closersAtOnce = 32
-
-// closers are closed together.
-type closers []io.Closer
-
-func (c closers) Close() error { return closeAll(c) }
 
 func closeAll(closers []io.Closer) error {
 	var closing sync.WaitGroup

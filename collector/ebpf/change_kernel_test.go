@@ -518,7 +518,7 @@ func byOtherWays(tests []changeTest) []changeTest {
 			byRing.name, byRing.Way = test.name+" by io_uring", "io_uring"
 			tests = append(tests, byRing)
 		}
-		if _, there := compatNumbers[test.Call]; there && runtime.GOARCH == "amd64" {
+		if _, there := compatNumbers[test.Call]; there {
 			compat := test
 			compat.name, compat.Way = test.name+" by a 32-bit caller", "ia32"
 			tests = append(tests, compat)

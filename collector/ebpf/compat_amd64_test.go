@@ -2,7 +2,9 @@ package ebpf
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
+	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -116,4 +118,28 @@ func (o *opening) openCompat(at int) (unix.Errno, error) {
 	}
 	_, errno := memory.int80(compatNumbers[o.Call], args...)
 	return errno, nil
+}
+
+// A system call that has a handler has a number, and nearly each one that 64-bit callers have 32-bit callers have too.
+// No two handlers have the same.
+func TestCallsHaveNumbers(t *testing.T) {
+	only32 := []string{"chown16", "lchown16", "fchown16", "fcntl64", "mmap2", "oldumount", "socketcall"}
+	only64 := []string{"accept", "mmap"} // 32-bit programs have accept4, socketcall and mmap2
+	taken := map[slot]string{}
+	for _, l := range ladders() {
+		for _, name := range append(l.syscalls, l.traced...) {
+			if _, native := nativeNumber(name); native == slices.Contains(only32, name) {
+				t.Errorf("%s: number %v", name, native)
+			}
+			if _, compat := compatNumbers[name]; compat == slices.Contains(only64, name) {
+				t.Errorf("%s: 32-bit number %v", name, compat)
+			}
+			for _, at := range exitCall(name, l.forms(name)).slots {
+				if other := taken[at]; other != "" {
+					t.Errorf("%s and %s: both %v", name, other, at)
+				}
+				taken[at] = name
+			}
+		}
+	}
 }

@@ -32,32 +32,42 @@ func uringDispatcher() *dispatcher {
 	}}
 }
 
-// dispatched is a handler in a map.
+// slot is where a handler is found: a number in a map of handlers.
+type slot struct {
+	table  string
+	number uint32
+}
+
+// dispatched is a handler in its slots.
 type dispatched struct {
 	dispatcher *dispatcher
 	source     *Source
-	table      string
-	number     uint32
+	slots      []slot
 }
 
-// add has a program handle what has a number in a table, which is a map's name.
-func (d *dispatcher) add(s *Source, table string, number uint32, program *ebpf.Program) (io.Closer, error) {
+// add has a program found in slots.
+func (d *dispatcher) add(s *Source, program *ebpf.Program, slots ...slot) (_ io.Closer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.handlers == 0 {
-		if err := d.find(s); err != nil {
-			return nil, errors.Join(err, d.close())
-		}
-	}
-	if err := s.objects.shared[table].Put(number, program); err != nil {
-		err = fmt.Errorf("add handler %d to %s: %w", number, table, err)
-		if d.handlers == 0 {
-			err = errors.Join(err, d.close())
-		}
-		return nil, err
-	}
+	h := &dispatched{dispatcher: d, source: s}
 	d.handlers++
-	return &dispatched{dispatcher: d, source: s, table: table, number: number}, nil
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.remove())
+		}
+	}()
+	if len(d.attached) == 0 {
+		if err := d.find(s); err != nil {
+			return nil, err
+		}
+	}
+	for _, at := range slots {
+		if err := s.objects.shared[at.table].Put(at.number, program); err != nil {
+			return nil, fmt.Errorf("add handler %d to %s: %w", at.number, at.table, err)
+		}
+		h.slots = append(h.slots, at)
+	}
+	return h, nil
 }
 
 // find attaches the programs. The caller holds d.mu.
@@ -76,24 +86,25 @@ func (d *dispatcher) find(s *Source) error {
 	return nil
 }
 
-// close detaches them. The caller holds d.mu.
-func (d *dispatcher) close() error {
-	err := closeAll(d.attached)
-	d.attached = nil
-	return err
+// Close takes the handler out of its slots.
+func (h *dispatched) Close() error {
+	h.dispatcher.mu.Lock()
+	defer h.dispatcher.mu.Unlock()
+	return h.remove()
 }
 
-// Close takes the handler out of the map.
-func (h *dispatched) Close() error {
+// remove does so, and detaches the programs behind the last one. The caller holds the dispatcher's mu.
+func (h *dispatched) remove() error {
+	var errs []error
+	for _, at := range h.slots {
+		if err := h.source.objects.shared[at.table].Delete(at.number); err != nil {
+			errs = append(errs, fmt.Errorf("remove handler %d from %s: %w", at.number, at.table, err))
+		}
+	}
 	d := h.dispatcher
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	err := h.source.objects.shared[h.table].Delete(h.number)
-	if err != nil {
-		err = fmt.Errorf("remove handler %d from %s: %w", h.number, h.table, err)
-	}
 	if d.handlers--; d.handlers == 0 {
-		err = errors.Join(err, d.close())
+		errs = append(errs, closeAll(d.attached))
+		d.attached = nil
 	}
-	return err
+	return errors.Join(errs...)
 }

@@ -13,11 +13,11 @@
 //
 // It does not see: what other programs load by a program of their own (BPF_PROG_TYPE_SYSCALL), where no kernel function
 // can be probed; on the tracepoint rung what io_uring does before Linux 6.3, and of what it does with sockets anything
-// but connects and sends to IPv4 and IPv6 addresses, which are told of as begun (EINPROGRESS); a DNS message over TCP
-// that does not begin in the same segment as its length.
+// but connects and sends to IPv4 and IPv6 addresses, which are told of as begun (EINPROGRESS), and on arm64 what 32-bit
+// programs do; a DNS message over TCP that does not begin in the same segment as its length.
 //
 // It must not: write to the caller's memory, wait for anybody but the kernel. Only the tracepoint rung looks at every
-// system call of the host: that costs less than to have some of them traced, and 32-bit callers cannot be traced otherwise.
+// system call of the host: it has to for 32-bit callers, and that costs less than to trace the others' exits beside it.
 package ebpf
 
 import (
@@ -34,6 +34,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector"
 	"github.com/taskguard/taskguard/collector/event"
@@ -292,7 +293,7 @@ func (s *Source) Counts() (map[event.Kind]Counts, error) {
 	return counts, nil
 }
 
-// detach ends the observation: nothing is attached from then on.
+// detach ends the observation: nothing is attached from then on, and no program runs any more.
 func (s *Source) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,6 +306,19 @@ func (s *Source) detach() {
 	if err := closeAll(closers); err != nil {
 		s.cfg.Logger.Warn("program not detached", "error", err)
 	}
+	if err := waitForPrograms(); err != nil {
+		s.cfg.Logger.Debug("programs may run a moment longer", "error", err)
+	}
+}
+
+// waitForPrograms returns when whoever ran a program that is detached has left it: that is what the kernel waits for
+// when all threads are to have passed a memory barrier (RCU). Kernels with nohz_full CPUs refuse it.
+func waitForPrograms() error {
+	const membarrierGlobal = 1 << 0 // MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		return fmt.Errorf("membarrier: %w", errno)
+	}
+	return nil
 }
 
 // Close detaches and unloads the programs. A Run under way must have returned.

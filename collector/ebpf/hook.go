@@ -22,8 +22,11 @@ type hook struct {
 	syscall string
 	// tracepoint is the typed tracepoint that must be there; empty for other programs.
 	tracepoint string
-	attach     func(*Source, *ebpf.Program) (io.Closer, error)
-	need       need
+	// exit is the system call of a program that is run at its exit, and slots are where it is found; empty for others.
+	exit   string
+	slots  []slot
+	attach func(*Source, *ebpf.Program) (io.Closer, error)
+	need   need
 }
 
 // need says what it means when the kernel does not have the place.
@@ -102,10 +105,10 @@ func kernelProbe(prefix string, p probe) hook {
 		}}
 }
 
-// enterCall is a handler at the entry of a system call of 64-bit callers.
+// enterCall is a handler at the entry of a system call of 64-bit callers, without which its exit tells less.
 func enterCall(p probe) hook {
-	return hook{program: p.handler, need: anyOf, attach: func(s *Source, program *ebpf.Program) (io.Closer, error) {
-		return s.tracefs.attach("syscalls", "sys_enter_"+p.function, program)
+	return hook{program: p.handler, attach: func(s *Source, program *ebpf.Program) (io.Closer, error) {
+		return s.tracefs.attach("sys_enter_"+p.function, program)
 	}}
 }
 
@@ -130,43 +133,17 @@ func (l *ladder) forms(name string) []string {
 
 // exitCall is a handler at the exit of a system call, of the tracepoint rung. forms are the names of its 32-bit forms.
 func exitCall(name string, forms []string) hook {
-	return hook{program: "exit_" + name, need: anyOf, attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
-		return s.addExits(name, forms, p)
-	}}
-}
-
-func (s *Source) addExits(name string, forms []string, program *ebpf.Program) (added closers, err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, added.Close())
-		}
-	}()
-	add := func(table string, number uint32) error {
-		handler, err := s.calls.add(s, table, number, program)
-		if err == nil {
-			added = append(added, handler)
-		}
-		return err
-	}
+	h := hook{program: "exit_" + name, exit: name, need: anyOf}
 	if number, ok := nativeNumber(name); ok {
-		if s.tracefs.hasNone([]string{name}) {
-			return nil, fmt.Errorf("system call %s: %w", name, errNoPlace)
-		}
-		if err := add(commonMapNativeCalls, number); err != nil {
-			return added, err
-		}
+		h.slots = append(h.slots, slot{commonMapNativeCalls, number})
 	}
 	for _, form := range forms {
-		if number, ok := compatNumbers[form]; ok && runtime.GOARCH == "amd64" {
-			if err := add(commonMapCompatCalls, number); err != nil {
-				return added, err
-			}
+		if number, ok := compatNumbers[form]; ok {
+			h.slots = append(h.slots, slot{commonMapCompatCalls, number})
 		}
 	}
-	if len(added) == 0 {
-		return nil, fmt.Errorf("system call %s: %w", name, errNoPlace)
-	}
-	return added, nil
+	h.attach = func(s *Source, p *ebpf.Program) (io.Closer, error) { return s.calls.add(s, p, h.slots...) }
+	return h
 }
 
 // syscallFunctions names the functions that handle a system call: that of 64-bit callers first.
@@ -182,8 +159,13 @@ func syscallFunctions(name string, forms []string) []string {
 }
 
 // there tells whether this kernel has a hook's place, as far as that can be told before it is attached.
-func (h *hook) there(kernel *btf.Spec) error {
+func (h *hook) there(kernel *btf.Spec, calls *tracefs) error {
 	switch {
+	case h.exit != "":
+		_, native := nativeNumber(h.exit)
+		if len(h.slots) == 0 || native && calls.hasNone([]string{h.exit}) {
+			return fmt.Errorf("system call %s: %w", h.exit, errNoPlace)
+		}
 	case h.function != "":
 		var f *btf.Func
 		err := kernel.TypeByName(h.function, &f)

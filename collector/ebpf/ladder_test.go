@@ -2,7 +2,6 @@ package ebpf
 
 import (
 	"maps"
-	"runtime"
 	"slices"
 	"testing"
 
@@ -53,24 +52,6 @@ func TestEveryKindHasALadder(t *testing.T) {
 		}
 		if seen[kind] != 1 {
 			t.Errorf("%s is on %d ladders", kind, seen[kind])
-		}
-	}
-}
-
-// A system call that has a handler has a number: one that the callers of its architecture have, and nearly each one
-// that 32-bit callers have too.
-func TestCallsHaveNumbers(t *testing.T) {
-	only32 := []string{"chown16", "lchown16", "fchown16", "fcntl64", "mmap2", "oldumount", "socketcall"}
-	only64 := []string{"accept", "mmap"} // 32-bit programs have accept4, socketcall and mmap2
-	for _, l := range ladders() {
-		for _, name := range append(l.syscalls, l.traced...) {
-			_, native := nativeNumber(name)
-			if runtime.GOARCH == "amd64" && native == slices.Contains(only32, name) {
-				t.Errorf("%s: number %v", name, native)
-			}
-			if _, compat := compatNumbers[name]; compat == slices.Contains(only64, name) {
-				t.Errorf("%s: 32-bit number %v", name, compat)
-			}
 		}
 	}
 }

@@ -64,7 +64,7 @@ func TestRemedies(t *testing.T) {
 // Where there is no tracefs, what needs it is refused with the reason, and nothing else.
 func TestWithoutTracefs(t *testing.T) {
 	fs := &tracefs{refused: errors.New("not mounted: mount it")}
-	if _, err := fs.attach("syscalls", "sys_exit_open", nil); err == nil || err.Error() != "not mounted: mount it" {
+	if _, err := fs.attach("sys_exit_open", nil); err == nil || err.Error() != "not mounted: mount it" {
 		t.Errorf("attach: %v, want the reason", err)
 	}
 	if fs.hasNone([]string{"open"}) {
@@ -100,10 +100,10 @@ func TestTracefsOfTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	fs := openTracefs(empty, mounted)
-	if id, err := fs.id("syscalls", "sys_exit_x"); fs.dir != mounted || fs.private != nil || id != 42 || err != nil {
+	if id, err := fs.id("sys_exit_x"); fs.dir != mounted || fs.private != nil || id != 42 || err != nil {
 		t.Errorf("%+v, id %d, %v, want the second directory's 42", fs, id, err)
 	}
-	if _, err := fs.id("syscalls", "none"); !errors.Is(err, errNoPlace) {
+	if _, err := fs.id("none"); !errors.Is(err, errNoPlace) {
 		t.Errorf("a tracepoint that is not there: %v", err)
 	}
 }

@@ -59,28 +59,32 @@ func (t *tracefs) Close() error {
 	return t.private.Close()
 }
 
-// has tells whether a tracepoint is there.
-func (t *tracefs) has(group, name string) bool {
-	_, err := os.Stat(filepath.Join(t.dir, "events", group, name))
+// has tells whether a system call is traced.
+func (t *tracefs) has(call string) bool {
+	_, err := os.Stat(filepath.Join(t.dir, "events/syscalls", "sys_exit_"+call))
 	return err == nil
 }
 
 // hasNone tells whether the kernel traces system calls, but has none of these.
 func (t *tracefs) hasNone(calls []string) bool {
-	if _, err := os.Stat(filepath.Join(t.dir, "events", "syscalls")); err != nil || len(calls) == 0 {
+	dir := filepath.Join(t.dir, "events/syscalls")
+	if _, err := os.Stat(dir); err != nil || t.refused != nil || len(calls) == 0 {
 		return false
 	}
-	return !slices.ContainsFunc(calls, func(name string) bool { return t.has("syscalls", "sys_exit_"+name) })
+	return !slices.ContainsFunc(calls, func(call string) bool {
+		_, err := os.Stat(filepath.Join(dir, "sys_exit_"+call))
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
-// id returns the number of a tracepoint, which perf_event_open(2) wants.
-func (t *tracefs) id(group, name string) (uint64, error) {
+// id returns the number of a system call's tracepoint, which perf_event_open(2) wants.
+func (t *tracefs) id(name string) (uint64, error) {
 	if t.refused != nil {
 		return 0, t.refused
 	}
-	text, err := os.ReadFile(filepath.Join(t.dir, "events", group, name, "id"))
+	text, err := os.ReadFile(filepath.Join(t.dir, "events/syscalls", name, "id"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("%s/%s: %w", group, name, errNoPlace)
+		return 0, fmt.Errorf("tracepoint %s: %w", name, errNoPlace)
 	}
 	if err != nil {
 		return 0, err
@@ -91,9 +95,9 @@ func (t *tracefs) id(group, name string) (uint64, error) {
 // perfEvent is a program on a tracepoint. Closing it detaches the program.
 type perfEvent struct{ fd int }
 
-// attach runs a program at a tracepoint, on all CPUs.
-func (t *tracefs) attach(group, name string, program *ebpf.Program) (*perfEvent, error) {
-	id, err := t.id(group, name)
+// attach runs a program at a system call's tracepoint, on all CPUs.
+func (t *tracefs) attach(name string, program *ebpf.Program) (*perfEvent, error) {
+	id, err := t.id(name)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +106,13 @@ func (t *tracefs) attach(group, name string, program *ebpf.Program) (*perfEvent,
 	// The kernel runs a tracepoint's programs on every CPU, whichever one the event is opened for.
 	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open tracepoint %s/%s: %w", group, name, err)
+		return nil, fmt.Errorf("open tracepoint %s: %w", name, err)
 	}
 	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, program.FD()); err != nil {
-		return nil, errors.Join(fmt.Errorf("attach to tracepoint %s/%s: %w", group, name, err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("attach to tracepoint %s: %w", name, err), unix.Close(fd))
 	}
 	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("enable tracepoint %s/%s: %w", group, name, err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("enable tracepoint %s: %w", name, err), unix.Close(fd))
 	}
 	return &perfEvent{fd: fd}, nil
 }

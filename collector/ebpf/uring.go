@@ -36,7 +36,7 @@ type operation struct {
 func uringOperation(op operation) hook {
 	return hook{program: op.handler, tracepoint: uringSubmitted, need: optional,
 		attach: func(s *Source, p *ebpf.Program) (io.Closer, error) {
-			return s.uring.add(s, commonMapUringCalls, op.opcode, p)
+			return s.uring.add(s, p, slot{commonMapUringCalls, uint32(op.opcode)})
 		}}
 }
 
