@@ -79,7 +79,7 @@ func actCalls(args []string) error {
 		said.Child = child
 	}
 	if !what.Thread {
-		if err := what.make(&said); err != nil {
+		if err := byFirstThread(func() error { return what.make(&said) }); err != nil {
 			return err
 		}
 		return say(said)
@@ -93,6 +93,18 @@ func actCalls(args []string) error {
 		return err
 	}
 	return say(said)
+}
+
+// byFirstThread has the process's first thread do something: of a process whose other threads are traced, nobody but
+// the tracer can wait for the end. Each thread that is not the first is held until that one is found.
+func byFirstThread(do func() error) error {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		return do()
+	}
+	done := make(chan error)
+	go func() { done <- byFirstThread(do) }()
+	return <-done
 }
 
 // startWaiting starts a child that waits until end is called.
