@@ -156,14 +156,14 @@ func (c *change) caller() (func() unix.Errno, error) {
 	case "io_uring":
 		return c.ringCaller(oldAt, newAt)
 	}
-	number, ok := changeCalls[c.Call]
+	number, ok := nativeNumber(c.Call)
 	if !ok {
 		return nil, fmt.Errorf("no call %q", c.Call)
 	}
 	oldName, newName := mustBytes(string(c.Old)), mustBytes(string(c.New))
 	args := c.args(uintptr(oldAt), pointer(oldName), uintptr(newAt), pointer(newName))
 	return func() unix.Errno {
-		_, _, errno := unix.Syscall6(number, args[0], args[1], args[2], args[3], args[4], 0)
+		_, _, errno := unix.Syscall6(uintptr(number), args[0], args[1], args[2], args[3], args[4], 0)
 		runtime.KeepAlive(oldName)
 		runtime.KeepAlive(newName)
 		return errno
@@ -229,14 +229,6 @@ func (c *change) ringCaller(oldAt, newAt int) (func() unix.Errno, error) {
 		}
 		return unix.Errno(-result)
 	}, nil
-}
-
-// atCalls are the calls that all architectures have.
-var atCalls = map[string]uintptr{
-	"renameat": unix.SYS_RENAMEAT, "renameat2": unix.SYS_RENAMEAT2, "linkat": unix.SYS_LINKAT,
-	"symlinkat": unix.SYS_SYMLINKAT, "unlinkat": unix.SYS_UNLINKAT, "fchmod": unix.SYS_FCHMOD,
-	"fchmodat": unix.SYS_FCHMODAT, "fchmodat2": unix.SYS_FCHMODAT2, "fchown": unix.SYS_FCHOWN,
-	"fchownat": unix.SYS_FCHOWNAT,
 }
 
 // changeTest is a change and what is to be told of it.
@@ -544,7 +536,7 @@ func TestChange(t *testing.T) {
 		t.Run(kind.String(), func(t *testing.T) {
 			forRungs(t, []event.Kind{kind}, func(t *testing.T, o *observer) {
 				for _, test := range byOtherWays(changeTests("")) {
-					_, there := changeCalls[test.Call]
+					_, there := nativeNumber(test.Call)
 					if test.kind() != kind || !there && test.Way == "" {
 						continue
 					}

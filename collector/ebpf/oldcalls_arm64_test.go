@@ -11,9 +11,6 @@ var oldCalls []string
 
 func (o *opening) openOld(path, mode uintptr) unix.Errno { return unix.ENOSYS }
 
-// changeCalls are the calls that change names or attributes of files.
-var changeCalls = atCalls
-
 func (c *change) compatCaller(int, int) (func() unix.Errno, error) { return nil, errors.ErrUnsupported }
 
 func (o *opening) openCompat(int) (unix.Errno, error) { return 0, errors.ErrUnsupported }
