@@ -63,12 +63,16 @@ func actNetRace([]string) error {
 		}
 	}()
 	r := raced{Bound: map[uint16]int{}, Received: map[uint16]int{}}
-	for range 1000 {
+	both := func(counts map[uint16]int) func() bool {
+		return func() bool { return counts[racePort] > 0 && counts[otherPort] > 0 }
+	}
+	err := race(1000, both(r.Bound), func() error {
 		port, err := bindTo(&raw)
-		if err != nil {
-			return err
-		}
 		r.Bound[port]++
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	receivers := map[uint16]int{}
 	for _, port := range []uint16{racePort, otherPort} {
@@ -88,7 +92,7 @@ func actNetRace([]string) error {
 		return err
 	}
 	data := []byte("x")
-	for range 1000 {
+	err = race(1000, both(r.Received), func() error {
 		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(sender), pointer(&data[0]), 1, 0, pointer(&raw),
 			unix.SizeofSockaddrInet4)
 		if errno != 0 {
@@ -99,6 +103,10 @@ func actNetRace([]string) error {
 				r.Received[port]++
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	stop.Store(true)
 	<-done

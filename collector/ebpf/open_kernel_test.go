@@ -420,7 +420,7 @@ func actOpenat2Race(args []string) error {
 	}()
 	cwd := unix.AT_FDCWD
 	writable := 0
-	for range 2000 {
+	err := race(2000, func() bool { return writable > 0 }, func() error {
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT2, uintptr(cwd), pointer(path), pointer(&how), unix.SizeofOpenHow, 0, 0)
 		if errno != 0 {
 			return errno
@@ -432,7 +432,10 @@ func actOpenat2Race(args []string) error {
 		if flags&unix.O_ACCMODE == unix.O_RDWR {
 			writable++
 		}
-		unix.Close(int(fd))
+		return unix.Close(int(fd))
+	})
+	if err != nil {
+		return err
 	}
 	stop.Store(true)
 	<-done
