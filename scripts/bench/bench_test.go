@@ -75,7 +75,8 @@ func TestMedian(t *testing.T) {
 
 func TestLost(t *testing.T) {
 	for want, runs := range map[string][]map[string]uint64{
-		"0": {nil, {}}, "6, kernel/throttled 3, spool/full 3": {{"kernel/throttled": 1}, {"kernel/throttled": 2, "spool/full": 3}},
+		"0":                                   {nil, {}},
+		"6, kernel/throttled 3, spool/full 3": {{"kernel/throttled": 1}, {"kernel/throttled": 2, "spool/full": 3}},
 	} {
 		if got := lost(runs...); got != want {
 			t.Errorf("%q, want %q", got, want)
