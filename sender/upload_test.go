@@ -106,6 +106,8 @@ func TestRejectedIsSetAside(t *testing.T) {
 				return nil
 			}
 			switch sent++; sent {
+			case 1:
+				time.Sleep(time.Millisecond) // until all are sealed: none tells of what becomes of another
 			case 2:
 				return fmt.Errorf("wrapped: %w", &Failure{Err: errors.New("malformed"), Reject: RejectMalformed})
 			case 3:
