@@ -249,7 +249,7 @@ func TestChildIsBounded(t *testing.T) {
 		name  string
 		ctx   context.Context
 		bound time.Duration
-	}{{"its time is over", t.Context(), 300 * time.Millisecond}, {"its context is done", ended, time.Hour}} {
+	}{{"its time is over", t.Context(), 3 * time.Second}, {"its context is done", ended, time.Hour}} {
 		c, err := startChild(test.ctx, test.bound, 0, "/bin/sh", "-c", script)
 		if err != nil {
 			if test.ctx == ended { // it was not even started

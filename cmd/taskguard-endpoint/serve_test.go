@@ -202,7 +202,7 @@ func TestSlowClientIsCutOff(t *testing.T) {
 	go func() {
 		err := serve(ctx, serveConfig{
 			listen: "127.0.0.1:0", data: data, selfSigned: true, hosts: []string{"127.0.0.1"},
-			maxBytes: minMaxBytes, readTimeout: 50 * time.Millisecond,
+			maxBytes: minMaxBytes, readTimeout: 3 * time.Second,
 		}, w)
 		w.CloseWithError(err)
 		e.ended <- err
