@@ -7,17 +7,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
 // needRoot skips a test of the kernel tier, or fails it where TASKGUARD_REQUIRE names that.
@@ -141,25 +140,9 @@ func TestSelfTestOfThisHost(t *testing.T) {
 	few := []event.Kind{event.ProcessExec, event.ProcessFork}
 	// Whatever is opened once and for all.
 	test(slices.DeleteFunc(observable(), func(k event.Kind) bool { return slices.Contains(few, k) })...)
-	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	nothingIsLeft := leaktest.Check(t)
 	test(event.ProcessExit)
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines, want %d", runtime.NumGoroutine(), goroutines)
-		}
-	}
-	if n := openFiles(t); n != files {
-		t.Errorf("%d open files, want %d", n, files)
-	}
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
+	nothingIsLeft()
 }
 
 // A source that delivers nothing is found out: here, as the settings leave out what the child does without its

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 	"github.com/taskguard/taskguard/sender"
 	"github.com/taskguard/taskguard/sender/batch"
 )
@@ -241,7 +241,7 @@ func TestTrialEnds(t *testing.T) {
 // A child is killed with its children when it takes too long or when nobody wants it any more; what it has reported
 // until then counts, up to a bound.
 func TestChildIsBounded(t *testing.T) {
-	goroutines := runtime.NumGoroutine()
+	nothingIsLeft := leaktest.Check(t)
 	const script = `echo '{"kind":"file.open","errno":2,"error":"none"}'; sleep 1000 & echo '{"kind":"net'; wait`
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -276,9 +276,5 @@ func TestChildIsBounded(t *testing.T) {
 	if got := c.reports(nil); len(got) != 0 {
 		t.Errorf("reports of one that babbles: %v", got)
 	}
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines, want %d", runtime.NumGoroutine(), goroutines)
-		}
-	}
+	nothingIsLeft()
 }

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +23,7 @@ import (
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
@@ -338,29 +338,11 @@ func TestServeLeavesNothingBehind(t *testing.T) {
 		countEvents(t, data)
 	}
 	round() // what libraries keep for the life of the process
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	nothingIsLeft := leaktest.Check(t)
 	for range 3 {
 		round()
 	}
-	// What has been told to end may still be on its way: wait for it, as long as it takes.
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
-		if runtime.NumGoroutine() <= goroutines && openFiles(t) <= files {
-			return
-		}
-	}
-	stacks := make([]byte, 1<<20)
-	stacks = stacks[:runtime.Stack(stacks, true)]
-	t.Errorf("goroutines %d -> %d, open files %d -> %d\n%s", goroutines, runtime.NumGoroutine(), files, openFiles(t),
-		stacks)
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
+	nothingIsLeft()
 }
 
 func TestConnectionsAreBounded(t *testing.T) {

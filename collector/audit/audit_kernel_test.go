@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
 var capture = flag.String("capture", "", "append the records of the trigger tests to this file")
@@ -609,7 +609,7 @@ func identity(t *testing.T, path string) (event.Device, uint64) {
 func TestKernelUnicastRestoresEverything(t *testing.T) {
 	client := control(t)
 	before, rulesBefore := snapshot(t, client)
-	fds, goroutines := countFDs(t), runtime.NumGoroutine()
+	nothingIsLeft := leaktest.Check(t)
 
 	s, _, stop := start(t, Config{})
 	during, rules := snapshot(t, client)
@@ -635,24 +635,7 @@ func TestKernelUnicastRestoresEverything(t *testing.T) {
 	if after != before || !slices.Equal(rulesAfter, rulesBefore) {
 		t.Errorf("left %+v and %q, found %+v and %q", after, rulesAfter, before, rulesBefore)
 	}
-	if n := countFDs(t); n != fds {
-		t.Errorf("%d files are open, were %d", n, fds)
-	}
-	// One that has been told to end may still be on its way.
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines run, were %d", runtime.NumGoroutine(), goroutines)
-		}
-	}
-}
-
-func countFDs(t *testing.T) int {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(list)
+	nothingIsLeft()
 }
 
 // A run that was killed leaves rules behind; the next one takes them over, and removes them in the end.

@@ -8,16 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
 // A new cgroup is told of with its number before anything that happens in it.
@@ -217,28 +216,11 @@ func TestCloseGivesAllBack(t *testing.T) {
 		}
 	}
 	use(configOf(t, h), true) // whatever is opened once and for all
-	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	nothingIsLeft := leaktest.Check(t)
 	// One kind at least of each way to attach.
 	use(configOf(t, h, event.FileOpen, event.NetConnect, event.DNSQuery, event.ModuleLoad), true)
 	use(configOf(t, h), false)
-	if now := openFiles(t); now != files {
-		t.Errorf("%d open files, want %d", now, files)
-	}
-	// One that has been told to end may still be on its way.
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines, want %d", runtime.NumGoroutine(), goroutines)
-		}
-	}
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
+	nothingIsLeft()
 }
 
 // A record that cannot wait for its result is lost, and told of. On the tracepoint rung none of a connect waits.

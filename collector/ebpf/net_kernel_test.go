@@ -61,11 +61,12 @@ func (c *nativeCaller) call(name string, args ...uint64) int {
 		a[i] = uintptr(arg)
 	}
 	number, ok := nativeNumber(name)
-	if !ok && name != "close" {
-		panic("no number of " + name)
-	}
-	if !ok {
+	switch {
+	case ok:
+	case name == "close": // which has no handler
 		number = unix.SYS_CLOSE
+	default:
+		panic("no number of " + name)
 	}
 	ret, _, errno := unix.Syscall6(uintptr(number), a[0], a[1], a[2], a[3], a[4], a[5])
 	if errno != 0 {

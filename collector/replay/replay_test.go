@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/event/eventtest"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
 // record writes a recording and returns its path.
@@ -290,7 +291,7 @@ func TestLongLine(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	before := descriptors(t)
+	nothingIsLeft := leaktest.Check(t)
 	for _, test := range []struct{ name, path, want string }{
 		{"no file", filepath.Join(t.TempDir(), "none"), "no such file"},
 		{"folder", t.TempDir(), "is a directory"},
@@ -312,9 +313,7 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := Open(nothing); err == nil || !strings.Contains(err.Error(), "no event in it") {
 		t.Errorf("error %v", err)
 	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d files are open, %d before", after, before)
-	}
+	nothingIsLeft()
 }
 
 func TestHost(t *testing.T) {
@@ -349,7 +348,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 
 // Opening and closing leave no file behind, and a recording is emitted once.
 func TestRunIsOnce(t *testing.T) {
-	before := descriptors(t)
+	nothingIsLeft := leaktest.Check(t)
 	s, err := Open(record(t, line(t, exec("a")), line(t, exec("b"))))
 	if err != nil {
 		t.Fatal(err)
@@ -366,16 +365,5 @@ func TestRunIsOnce(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d files are open, %d before", after, before)
-	}
-}
-
-func descriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
+	nothingIsLeft()
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
 var errDead = errors.New("the process is dead")
@@ -176,7 +178,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	if l := live(s); len(l.stored) != 3 || len(l.ended) != 3 {
 		t.Fatalf("undisturbed: %v, want 3 batches stored and 3 ended", l)
 	}
-	before := len(files(t, "/proc/self/fd"))
+	nothingIsLeft := leaktest.Check(t) // a failed step must not leave its file open
 	for step := 1; step <= total.steps; step++ {
 		for _, cut := range []string{"kill", "power cut", "power cut, renames undone"} {
 			t.Run(fmt.Sprintf("step %d %s", step, cut), func(t *testing.T) {
@@ -194,9 +196,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			})
 		}
 	}
-	if after := len(files(t, "/proc/self/fd")); after != before {
-		t.Errorf("%d files open, %d before: a failed step leaves its file open", after, before)
-	}
+	nothingIsLeft()
 }
 
 func checkAfterCrash(t *testing.T, cfg Config, l life) {
