@@ -100,8 +100,9 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	return 0;
 }
 
-// ended holds the processes whose end was recorded. Two last threads that end at once may each find that the other one
-// is gone already; but then both are still on the process's list, so one that is alone there need not be looked up.
+// ended holds the processes of several threads whose end was recorded: those of them that end at once may each find that
+// all others are gone already. Older kernels tell of a thread when it has given back its memory, which may be long after
+// that. One that is alone on its process's list need only look whether there was another one.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -123,9 +124,14 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		.pid = BPF_CORE_READ(task, tgid),
 	};
 	u8 one = 1;
-	if (BPF_CORE_READ(signal, nr_threads) > 1 &&
-	    bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST) == -EEXIST)
+	if (BPF_CORE_READ(signal, nr_threads) > 1) {
+		// To older kernels it is an int, and the upper half of the register may be anything.
+		int error = bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST);
+		if (error == -EEXIST)
+			return 0;
+	} else if (bpf_map_lookup_elem(&ended, &key)) {
 		return 0;
+	}
 	struct exit_record r = {};
 	if (!begin(&r.header, PROCESS_EXIT, 0, task))
 		return 0;
