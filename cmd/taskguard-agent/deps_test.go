@@ -41,6 +41,7 @@ func rules() map[string]rule {
 			other: []string{"github.com/elastic/go-libaudit/v2", "golang.org/x/sys/unix"},
 		},
 		"collector/hash":   {own: []string{"collector/event"}, other: []string{"golang.org/x/sys/unix"}},
+		"collector/secret": {},
 		"collector/replay": {own: []string{"collector", "collector/event"}},
 		"collector/process": {
 			own: []string{"collector/event"}, other: []string{"github.com/shirou/gopsutil/v3", "golang.org/x/sys/unix"},
@@ -69,7 +70,7 @@ func rules() map[string]rule {
 		"cmd/taskguard-agent": {
 			own: []string{
 				"collector", "collector/audit", "collector/container", "collector/ebpf", "collector/event", "collector/hash",
-				"collector/host", "collector/process", "collector/replay", "sender", "sender/batch", "sender/https", "sender/spool",
+				"collector/host", "collector/process", "collector/replay", "collector/secret", "sender", "sender/batch", "sender/https", "sender/spool",
 			},
 			other: []string{
 				"github.com/coreos/go-systemd/v22", "github.com/spf13/cobra", "go.yaml.in/yaml/v3", "golang.org/x/term",

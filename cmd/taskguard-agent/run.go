@@ -19,6 +19,7 @@ import (
 	"github.com/taskguard/taskguard/collector/hash"
 	"github.com/taskguard/taskguard/collector/host"
 	"github.com/taskguard/taskguard/collector/process"
+	"github.com/taskguard/taskguard/collector/secret"
 	"github.com/taskguard/taskguard/sender"
 	"github.com/taskguard/taskguard/sender/https"
 	"github.com/taskguard/taskguard/sender/spool"
@@ -134,12 +135,15 @@ func (a *agent) open(ctx context.Context) error {
 		a.log.Warn("containers are told apart by the path of their processes' cgroups", "error", err)
 	}
 	a.tracker, err = container.New(container.Config{
-		Docker: dockerURL(a.cfg.DockerSocket), Hierarchy: hierarchy, Logger: a.log.With("component", "container"),
+		Docker: dockerURL(a.cfg.DockerSocket), Hierarchy: hierarchy,
+		Credential: secret.Kind, Mask: secret.Mask, Logger: a.log.With("component", "container"),
 	})
 	if err != nil {
 		return err
 	}
-	a.table = process.NewTable(process.Config{CgroupController: hierarchy.Controller, Locator: a.tracker})
+	a.table = process.NewTable(process.Config{
+		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask,
+	})
 	if err := a.openSender(); err != nil {
 		return err
 	}

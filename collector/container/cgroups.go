@@ -180,13 +180,14 @@ func (t *Tracker) forget(now time.Time) {
 // track returns the container, new or known. t.mu is held.
 func (t *Tracker) track(f found) *tracked {
 	if c, ok := t.containers[f.id]; ok {
-		if f.task != "" && (c.known.ECS == nil || c.known.ECS.TaskID != f.task) {
-			c.known = withTask(c.known, strings.Clone(f.task))
+		if f.task != "" && (c.told[fromCgroup] == nil || c.told[fromCgroup].TaskID != f.task) {
+			c.tell(fromCgroup, &event.ECS{TaskID: strings.Clone(f.task)})
 		}
 		return c
 	}
 	known := f.container()
-	c := &tracked{known: &known}
+	c := &tracked{known: &known, told: told{fromCgroup: known.ECS}}
+	known.ECS = c.told.task()
 	if len(t.containers) >= t.config.MaxContainers && !t.evictContainer() {
 		t.stats.ContainersRefused++
 		return c

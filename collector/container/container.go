@@ -35,6 +35,10 @@ type Config struct {
 	// still told apart by its id, but not described. A cgroup beyond it takes the place of another, which is looked
 	// up again when it is needed.
 	MaxContainers, MaxCgroups int
+	// Credential names the kind of credential that an environment variable holds, "" for none; nil finds none. Mask
+	// returns a list of arguments, each ended by a NUL byte, without the secrets in it; nil leaves them.
+	Credential func(name, value string) string
+	Mask       func(args string) (masked string, any bool)
 	// Logger gets a line when the engine stops or starts to answer; nil discards it.
 	Logger *slog.Logger
 }
@@ -82,7 +86,7 @@ type Tracker struct {
 	// mu guards all below. It is held to look things up and to change them, never over I/O.
 	mu         sync.Mutex
 	containers map[string]*tracked
-	waiting    map[string]*tracked // of containers, those the engine has to describe
+	waiting    map[string]*tracked // of containers, those the engine is to be asked about
 	cgroups    map[uint64]cgroup
 	unknown    map[uint64]struct{} // cgroups to look for in the next walk
 	generation uint32              // of the last walk
@@ -95,11 +99,13 @@ type Tracker struct {
 type tracked struct {
 	// known is all that is known. It is replaced as a whole and never changed: events point to it.
 	known   *event.Container
+	told    told      // of its task, in known.ECS
 	cgroups int       // how many cgroups point here
 	gone    time.Time // when it was seen to be gone; zero while it exists
 	given   bool      // Describe gave it out as pending
 
 	asking   bool      // a request about it is under way
+	stale    bool      // whose answer will not be the last word
 	failures int       // requests in a row that failed
 	next     time.Time // no request before
 }
@@ -125,6 +131,12 @@ func New(c Config) (*Tracker, error) {
 	}
 	if c.MaxCgroups <= 0 {
 		c.MaxCgroups = defaultMaxCgroups
+	}
+	if c.Credential == nil {
+		c.Credential = func(string, string) string { return "" }
+	}
+	if c.Mask == nil {
+		c.Mask = func(args string) (string, bool) { return args, false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -197,7 +209,12 @@ func (t *Tracker) Stats() Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.stats
-	s.Containers, s.Cgroups, s.Pending = len(t.containers), len(t.cgroups), len(t.waiting)
+	s.Containers, s.Cgroups = len(t.containers), len(t.cgroups)
+	for _, c := range t.waiting {
+		if c.known.Pending {
+			s.Pending++
+		}
+	}
 	return s
 }
 

@@ -353,7 +353,7 @@ func TestUpdatesAreBounded(t *testing.T) {
 	for n := range 2 * limit {
 		c := tracker.Locate(0, "/docker/"+hexID(n))
 		tracker.Describe(c)
-		tracker.settle(c.ID, facts{name: "x"})
+		tracker.settle(c.ID, facts{Container: event.Container{Name: "x"}})
 		tracker.destroyed(c.ID)
 	}
 	if s := tracker.Stats(); s.UpdatesDropped != limit || s.Containers != limit {
@@ -371,7 +371,7 @@ func TestAPendingContainerThatIsForgottenIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracker := newTracker(t, Config{Docker: "unix:///nowhere", Retain: time.Minute})
 		for n := range 3 {
-			tracker.note(hexID(n), facts{name: "x"})
+			tracker.note(hexID(n), facts{Container: event.Container{Name: "x"}})
 			tracker.destroyed(hexID(n))
 		}
 		c := tracker.Locate(0, "/docker/"+hexID(1))

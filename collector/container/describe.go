@@ -11,15 +11,6 @@ import (
 // maxValue bounds what is kept of anything the engine says, in bytes: a label may be as long as its author likes.
 const maxValue = 1024
 
-// The labels that the ECS agent puts on a task's containers before it starts them.
-const (
-	labelCluster   = "com.amazonaws.ecs.cluster"
-	labelTaskARN   = "com.amazonaws.ecs.task-arn"
-	labelFamily    = "com.amazonaws.ecs.task-definition-family"
-	labelRevision  = "com.amazonaws.ecs.task-definition-version"
-	labelContainer = "com.amazonaws.ecs.container-name"
-)
-
 // Describe returns all that is known now of a container that Locate returned. While the description is Pending,
 // what the engine said so far is in it; once it is complete, Updates has it.
 func (t *Tracker) Describe(c *event.Container) event.Container {
@@ -45,8 +36,8 @@ func (t *Tracker) Updates() []event.Container {
 
 // facts is what the engine says of a container, in one message. What is empty is not said.
 type facts struct {
-	name, image, imageID string
-	labels               map[string]string
+	event.Container
+	labels map[string]string
 }
 
 // note adds what the engine says in passing.
@@ -54,7 +45,7 @@ func (t *Tracker) note(id string, f facts) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.track(found{id: id, runtime: docker})
-	c.known = described(c.known, f)
+	c.add(f)
 }
 
 // settle adds the last that the engine has to say: the container is not pending any more.
@@ -65,15 +56,18 @@ func (t *Tracker) settle(id string, f facts) {
 	if !ok {
 		return
 	}
-	known := described(c.known, f)
-	known.Pending = false
-	c.known = known
-	delete(t.waiting, id)
+	c.add(f)
+	if !c.stale {
+		delete(t.waiting, id)
+	}
 	c.asking = false
 	if c.failures > 0 {
 		c.failures = 0
 		t.engine.failing--
 	}
+	known := *c.known
+	known.Pending = false
+	c.known = &known
 	if !c.given {
 		return
 	}
@@ -82,68 +76,65 @@ func (t *Tracker) settle(id string, f facts) {
 		t.stats.UpdatesDropped++
 		return
 	}
-	t.updates = append(t.updates, *known)
+	t.updates = append(t.updates, known)
 }
 
 // destroyed notes the end of a container.
 func (t *Tracker) destroyed(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c, ok := t.containers[id]; ok && c.gone.IsZero() {
+	c, ok := t.containers[id]
+	if !ok {
+		return
+	}
+	if c.gone.IsZero() {
 		c.gone = time.Now()
 	}
+	if !c.known.Pending && !c.asking { // there is nothing more to ask
+		delete(t.waiting, id)
+	}
+	c.stale = false
 }
 
-// described returns a copy of what is known, with what the engine says added.
-func described(known *event.Container, f facts) *event.Container {
-	c := *known
-	if f.name != "" {
-		c.Name = cut(strings.TrimPrefix(f.name, "/"))
+// add adds what the engine says to what is known.
+func (c *tracked) add(f facts) {
+	if task := labelled(f.labels); task != nil {
+		c.told[fromLabel] = task
 	}
-	if f.image != "" {
-		c.Image = cut(f.image)
+	known := *c.known
+	set(&known.Name, f.Name)
+	set(&known.Image, f.Image)
+	set(&known.ImageID, f.ImageID)
+	set(&known.ImageDigest, f.ImageDigest)
+	if known.Runtime == "" && f.Name != "" {
+		known.Runtime = docker
 	}
-	if f.imageID != "" {
-		c.ImageID = cut(f.imageID)
+	if len(f.Labels) > 0 {
+		known.Labels = f.Labels
 	}
-	if c.Runtime == "" && f.name != "" {
-		c.Runtime = docker
+	if f.Posture != nil { // an inspection tells of all of these
+		known.Command, known.CreatedAt = f.Command, f.CreatedAt
+		known.StartedAt, known.Restarts = f.StartedAt, f.Restarts
+		known.Ports, known.Networks, known.Mounts = f.Ports, f.Networks, f.Mounts
+		known.Posture, known.Truncated = f.Posture, f.Truncated
 	}
-	c.ECS = labelled(known.ECS, f.labels)
-	return &c
+	known.ECS = c.told.task()
+	c.known = &known
 }
 
-// labelled returns a copy of what is known of a task, with what the labels say added; known itself when they say
-// nothing. The task id of the cgroup's path counts more than that of a label, which anybody can set.
-func labelled(known *event.ECS, labels map[string]string) *event.ECS {
-	task := event.ECS{
-		Cluster:   cut(labels[labelCluster]),
-		TaskARN:   cut(labels[labelTaskARN]),
-		Family:    cut(labels[labelFamily]),
-		Revision:  cut(labels[labelRevision]),
-		Container: cut(labels[labelContainer]),
-	}
-	if task == (event.ECS{}) {
-		return known
-	}
-	if id := task.TaskARN[strings.LastIndexByte(task.TaskARN, '/')+1:]; isTask(id) {
-		task.TaskID = id
-	}
-	if known != nil && known.TaskID != "" {
-		task.TaskID = known.TaskID
-	}
-	return &task
+// tell adds what one source says of the container's task.
+func (c *tracked) tell(from source, task *event.ECS) {
+	c.told[from] = task
+	known := *c.known
+	known.ECS = c.told.task()
+	c.known = &known
 }
 
-// withTask returns a copy of what is known, with the task id of the cgroup's path.
-func withTask(known *event.Container, id string) *event.Container {
-	c, task := *known, event.ECS{}
-	if known.ECS != nil {
-		task = *known.ECS
+// set replaces what is known by what is said, if it is.
+func set(known *string, said string) {
+	if said != "" {
+		*known = said
 	}
-	task.TaskID = id
-	c.ECS = &task
-	return &c
 }
 
 // cut returns a copy of at most maxValue bytes of s, whole characters.

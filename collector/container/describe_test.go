@@ -10,13 +10,16 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-const taskARN = "arn:aws:ecs:eu-central-1:123456789012:task/demo/" + task32
+const (
+	clusterARN  = "arn:aws:ecs:eu-central-1:123456789012:cluster/demo"
+	demoTaskARN = "arn:aws:ecs:eu-central-1:123456789012:task/demo/" + task32
+)
 
 func ecsLabels() map[string]string {
 	return map[string]string{
 		"com.amazonaws.ecs.cluster":                 "demo",
 		"com.amazonaws.ecs.container-name":          "web",
-		"com.amazonaws.ecs.task-arn":                taskARN,
+		"com.amazonaws.ecs.task-arn":                demoTaskARN,
 		"com.amazonaws.ecs.task-definition-family":  "shop",
 		"com.amazonaws.ecs.task-definition-version": "42",
 		"maintainer": "somebody",
@@ -25,13 +28,13 @@ func ecsLabels() map[string]string {
 
 func ecsTask() *event.ECS {
 	return &event.ECS{
-		Cluster: "demo", TaskARN: taskARN, TaskID: task32, Family: "shop", Revision: "42", Container: "web",
+		Cluster: "demo", ClusterARN: clusterARN, TaskARN: demoTaskARN, TaskID: task32, Family: "shop", Revision: "42",
+		Container: "web",
 	}
 }
 
-func TestDescribed(t *testing.T) {
-	other := strings.Repeat("f", 32)
-	all := facts{name: "/ecs-shop-42-web", image: "shop:1", imageID: "sha256:1", labels: ecsLabels()}
+func TestWhatTheEngineSaysIsAdded(t *testing.T) {
+	all := facts{event.Container{Name: "ecs-shop-42-web", Image: "shop:1", ImageID: "sha256:1"}, ecsLabels()}
 	tests := []struct {
 		name  string
 		known event.Container
@@ -46,25 +49,19 @@ func TestDescribed(t *testing.T) {
 			event.Container{ID: id1, ECS: &event.ECS{TaskID: task32}}},
 		{"nothing takes nothing away", event.Container{ID: id1, Name: "a", Image: "b", ECS: ecsTask()}, facts{},
 			event.Container{ID: id1, Name: "a", Image: "b", ECS: ecsTask()}},
-		{"docker knows it, so it is docker's", event.Container{ID: id1}, facts{name: "/x"},
+		{"docker knows it, so it is docker's", event.Container{ID: id1}, facts{Container: event.Container{Name: "x"}},
 			event.Container{ID: id1, Name: "x", Runtime: "docker"}},
-		{"the path's task counts more than a label's",
-			event.Container{ID: id1, ECS: &event.ECS{TaskID: other}},
-			facts{labels: map[string]string{labelTaskARN: taskARN}},
-			event.Container{ID: id1, ECS: &event.ECS{TaskID: other, TaskARN: taskARN}}},
-		{"an arn without a task id", event.Container{ID: id1},
-			facts{labels: map[string]string{labelTaskARN: "arn:aws:ecs/x"}},
-			event.Container{ID: id1, ECS: &event.ECS{TaskARN: "arn:aws:ecs/x"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			before := tt.known
-			got := described(&tt.known, tt.facts)
-			if diff := cmp.Diff(&tt.want, got); diff != "" {
+			c := tracked{known: &before, told: told{fromCgroup: before.ECS}}
+			c.add(tt.facts)
+			if diff := cmp.Diff(&tt.want, c.known, sameFacts); diff != "" {
 				t.Error(diff)
 			}
-			if tt.known != before {
-				t.Error("what was known was changed in place")
+			if diff := cmp.Diff(tt.known, before); diff != "" {
+				t.Errorf("what was known was changed in place: %s", diff)
 			}
 		})
 	}
@@ -76,16 +73,14 @@ func TestHostileLabelsAreCut(t *testing.T) {
 	for name := range labels {
 		labels[name] = long
 	}
-	c := described(&event.Container{ID: id1}, facts{name: long, image: long, imageID: long, labels: labels})
-	for _, s := range []string{
-		c.Name, c.Image, c.ImageID, c.ECS.Cluster, c.ECS.TaskARN, c.ECS.Family, c.ECS.Revision, c.ECS.Container,
-	} {
+	got := labelled(labels)
+	for _, s := range []string{got.Cluster, got.Family, got.Revision, got.Container, cut(long)} {
 		if len(s) > maxValue || len(s) < maxValue-utf8.UTFMax || !utf8.ValidString(s) || !strings.HasPrefix(long, s) {
 			t.Errorf("%d bytes, valid %v", len(s), utf8.ValidString(s))
 		}
 	}
-	if c.ECS.TaskID != "" {
-		t.Errorf("task id %q from a label that has none", c.ECS.TaskID)
+	if got.TaskID != "" || got.TaskARN != "" {
+		t.Errorf("task id %q, ARN %q from a label that has none", got.TaskID, got.TaskARN)
 	}
 	if got := cut(strings.Repeat("\x80", 2000)); len(got) > maxValue || len(got) < maxValue-utf8.UTFMax {
 		t.Errorf("%d bytes of what is not text", len(got))
@@ -95,7 +90,7 @@ func TestHostileLabelsAreCut(t *testing.T) {
 // The path may come after the engine's word, and the other way round.
 func TestTaskIDOfThePathIsAdded(t *testing.T) {
 	tracker := newTracker(t, Config{Docker: "unix:///nowhere"})
-	tracker.note(id1, facts{name: "/web", image: "shop:1"})
+	tracker.note(id1, facts{Container: event.Container{Name: "web", Image: "shop:1"}})
 	first := tracker.Locate(0, "/docker/"+id1)
 	tracker.AddCgroup(5, "/ecs/"+task32+"/"+id1)
 	if c := tracker.Locate(5, ""); taskOf(*c) != task32 || c.Name != "web" {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -19,6 +20,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
+
+	"github.com/taskguard/taskguard/collector/event"
 )
 
 const (
@@ -89,7 +92,7 @@ func (t *Tracker) session(ctx context.Context, since *time.Time) error {
 	}
 	defer transport.base.CloseIdleConnections()
 
-	stream, err := subscribe(ctx, engine, transport, *since)
+	stream, err := subscribe(ctx, engine.Client, transport, *since)
 	defer func() {
 		cancel()
 		for range stream.Err { // closed when the stream's goroutine ends
@@ -116,8 +119,15 @@ func (t *Tracker) session(ctx context.Context, since *time.Time) error {
 	}
 }
 
+// engine is one connection to the engine.
+type engine struct {
+	*client.Client
+	info    engineInfo
+	digests digests
+}
+
 // connect returns a client that speaks the engine's version of the API.
-func (t *Tracker) connect(ctx context.Context) (*client.Client, *transport, error) {
+func (t *Tracker) connect(ctx context.Context) (*engine, *transport, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	conn, err := t.dial(ctx)
@@ -130,16 +140,22 @@ func (t *Tracker) connect(ctx context.Context) (*client.Client, *transport, erro
 		DisableCompression: true,
 		MaxIdleConns:       inspectors,
 	}}
-	engine, err := client.New(client.WithHost(t.config.Docker),
+	api, err := client.New(client.WithHost(t.config.Docker),
 		client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}))
 	if err != nil {
 		return nil, nil, fmt.Errorf("make docker client: %w", err)
 	}
-	if _, err := engine.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+	if _, err := api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		transport.base.CloseIdleConnections()
 		return nil, nil, fmt.Errorf("agree on docker api version: %w%s", err, remedy(err))
 	}
-	return engine, transport, nil
+	e := &engine{Client: api}
+	if info, err := api.Info(ctx, client.InfoOptions{}); err != nil {
+		t.failed(fmt.Errorf("ask docker how it confines containers: %w", err))
+	} else {
+		e.info = engineInfoOf(info.Info.SecurityOptions, strings.TrimPrefix(t.config.Docker, "unix://"))
+	}
+	return e, transport, nil
 }
 
 // remedy says what to do about an engine that cannot be connected to.
@@ -179,7 +195,7 @@ func subscribe(ctx context.Context, e *client.Client, t *transport, since time.T
 
 // list notes what the engine says of the running containers, in one answer. If it fails nothing is lost: those with
 // a cgroup are asked for one by one anyway.
-func (t *Tracker) list(ctx context.Context, engine *client.Client) {
+func (t *Tracker) list(ctx context.Context, engine *engine) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	result, err := engine.ContainerList(ctx, client.ContainerListOptions{})
@@ -194,13 +210,14 @@ func (t *Tracker) list(ctx context.Context, engine *client.Client) {
 		if !isHex(c.ID, 64) {
 			continue
 		}
-		f := facts{imageID: c.ImageID, labels: c.Labels}
+		f := facts{labels: c.Labels}
+		f.ImageID = cut(c.ImageID)
 		if len(c.Names) > 0 {
-			f.name = c.Names[0]
+			f.Name = nameOf(c.Names[0])
 		}
 		// The list shows an id in place of a name that has since moved to another image.
 		if !strings.HasPrefix(c.Image, "sha256:") {
-			f.image = c.Image
+			f.Image = cut(c.Image)
 		}
 		t.note(c.ID, f)
 	}
@@ -211,17 +228,34 @@ func (t *Tracker) observe(m events.Message) {
 	if m.Type != events.ContainerEventType || !isHex(m.Actor.ID, 64) {
 		return
 	}
+	id, a := m.Actor.ID, m.Actor.Attributes
 	switch m.Action {
 	case events.ActionCreate, events.ActionStart, events.ActionRename:
-		a := m.Actor.Attributes
-		t.note(m.Actor.ID, facts{name: a["name"], image: a["image"], labels: a})
+		i := inspection{mask: t.config.Mask}
+		f := facts{event.Container{Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labelsOf(a))}, a}
+		f.Truncated = i.cut
+		t.note(id, f)
+		if m.Action == events.ActionStart {
+			t.askAgain(id)
+		}
 	case events.ActionDestroy:
-		t.destroyed(m.Actor.ID)
+		t.destroyed(id)
 	}
 }
 
+// labelsOf returns the labels of a container, which the attributes of the event of its creation are but for two.
+func labelsOf(attributes map[string]string) map[string]string {
+	labels := maps.Clone(attributes)
+	delete(labels, "name")
+	delete(labels, "image")
+	return labels
+}
+
+// nameOf returns a container's name from one that may be a path.
+func nameOf(name string) string { return cut(strings.TrimPrefix(name, "/")) }
+
 // inspectAll asks about every container that waits for its description, at once: some are gone within 300 ms.
-func (t *Tracker) inspectAll(ctx context.Context, engine *client.Client) {
+func (t *Tracker) inspectAll(ctx context.Context, engine *engine) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	free := make(chan struct{}, inspectors)
@@ -256,29 +290,43 @@ func (t *Tracker) due(now time.Time) (id string, ok bool) {
 	defer t.mu.Unlock()
 	for id, c := range t.waiting {
 		if !c.asking && !c.next.After(now) {
-			c.asking = true
+			c.asking, c.stale = true, false
 			return id, true
 		}
 	}
 	return "", false
 }
 
-func (t *Tracker) inspect(ctx context.Context, engine *client.Client, id string) {
+func (t *Tracker) inspect(ctx context.Context, engine *engine, id string) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	result, err := engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	c := result.Container
-	if err == nil && (c.ID != id || c.Config == nil) {
+	if err == nil && (c.ID != id || c.Config == nil || c.HostConfig == nil) {
 		err = errors.New("the answer is about something else")
 	}
 	switch {
 	case err == nil:
 		t.answered(engine)
-		t.settle(id, facts{name: c.Name, image: c.Config.Image, imageID: c.Image, labels: c.Config.Labels})
+		i := inspection{engine: engine.info, mask: t.config.Mask, credential: t.config.Credential}
+		f := i.facts(&c)
+		f.ImageDigest = engine.digest(ctx, c.Image, c.Config.Image)
+		t.settle(id, f)
 	case errdefs.IsNotFound(err):
 		t.settle(id, facts{}) // gone, or another engine's: there is no more to learn
 	default:
 		t.postpone(id, ctx.Err() == context.Canceled)
+	}
+}
+
+// askAgain has a container asked about that has been started: it has addresses and ports now.
+func (t *Tracker) askAgain(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c, ok := t.containers[id]; ok {
+		c.stale = true
+		t.waiting[id] = c
+		signal(t.pending)
 	}
 }
 
@@ -311,7 +359,7 @@ func (t *Tracker) resume() {
 }
 
 // answered notes that the engine said something of use.
-func (t *Tracker) answered(engine *client.Client) {
+func (t *Tracker) answered(engine *engine) {
 	t.mu.Lock()
 	log := !t.engine.connected && len(t.engine.logged) == 0
 	t.engine.connected = true

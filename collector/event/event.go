@@ -45,29 +45,6 @@ type Event struct {
 	IOUring   *IOUring   `json:"iouring,omitempty"`
 }
 
-// Container is where a process runs, when that is not the host itself. ID comes from the cgroup path; the rest
-// from the container engine and the ECS agent, which may answer later: until then Pending is true.
-type Container struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	Image   string `json:"image,omitempty"`
-	ImageID string `json:"image_id,omitempty"`
-	Runtime string `json:"runtime,omitempty"`
-	ECS     *ECS   `json:"ecs,omitempty"`
-	// Pending says that the container engine had not described the container when the event was sealed.
-	Pending bool `json:"pending,omitempty"`
-}
-
-// ECS is the task a container belongs to. TaskID alone is known from the cgroup path.
-type ECS struct {
-	Cluster   string `json:"cluster,omitempty"` // name or ARN, as the ECS agent labelled it
-	TaskARN   string `json:"task_arn,omitempty"`
-	TaskID    string `json:"task_id,omitempty"`
-	Family    string `json:"family,omitempty"`
-	Revision  string `json:"revision,omitempty"`
-	Container string `json:"container,omitempty"` // the container's name in the task definition
-}
-
 // Host is the machine, by the best identity it could give.
 type Host struct {
 	InstanceID string `json:"instance_id,omitempty"` // EC2 instance id

@@ -32,6 +32,7 @@ type Process struct {
 	ExeLength     uint32 `json:"exe_length,omitempty"` // bytes, when Exe was cut and its length is known
 	Args          Argv   `json:"args,omitzero"`
 	ArgsLength    uint32 `json:"args_length,omitempty"` // bytes, when Args was cut
+	ArgsMasked    bool   `json:"args_masked,omitempty"` // secrets in Args were replaced by "***"
 	Cwd           string `json:"cwd,omitempty"`         // at exec, or at bootstrap
 	CwdLength     uint32 `json:"cwd_length,omitempty"`  // bytes, when Cwd was cut and its length is known
 	UID           uint32 `json:"uid"`

@@ -35,6 +35,8 @@ type Config struct {
 	MaxArgsBytes     int           // 16 MiB: command lines kept; beyond, only a beginning of each
 	ReadsPerSecond   int           // 200: processes looked for in /proc after the start
 	Locator          Locator       // required
+	// Mask returns a command line, each argument ended by a NUL byte, without the secrets in it; nil leaves them.
+	Mask func(args string) (masked string, any bool)
 }
 
 // Stats counts what a Table did.
@@ -76,6 +78,9 @@ func NewTable(cfg Config) *Table {
 	setDefault(&cfg.Retain, 10*time.Second)
 	setDefault(&cfg.MaxArgsBytes, 16<<20)
 	setDefault(&cfg.ReadsPerSecond, 200)
+	if cfg.Mask == nil {
+		cfg.Mask = func(args string) (string, bool) { return args, false }
+	}
 	return &Table{
 		cfg:   cfg,
 		live:  make(map[uint32]*snapshot),
@@ -492,8 +497,12 @@ func (t *Table) found(p event.Process, cgroup string, ancestors int) *snapshot {
 // shortArgs is what is kept of a command line when MaxArgsBytes is used up.
 const shortArgs = 128
 
-// boundArgs accounts for a new command line, and has it shortened after this event if there are too many.
+// boundArgs takes the secrets out of a new command line and accounts for it; it has it shortened after this event if
+// there are too many.
 func (t *Table) boundArgs(s *snapshot) {
+	if args, any := t.cfg.Mask(string(s.Args)); any {
+		s.Args, s.ArgsMasked = event.Argv(args), true
+	}
 	t.pool.argsBytes += len(s.Args)
 	if t.pool.argsBytes <= t.cfg.MaxArgsBytes || len(s.Args) <= shortArgs {
 		return

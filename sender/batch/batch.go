@@ -26,7 +26,7 @@ const ContentType = "application/vnd.taskguard.batch.v1+zstd"
 const (
 	MaxEvents     = 64 << 10  // events
 	MaxEntries    = 64 << 10  // entries of any one table
-	MaxRecords    = 256 << 10 // questions, answers, source states, counts of dropped events and losses together
+	MaxRecords    = 256 << 10 // entries of lists inside of events, containers and the ledger, together
 	MaxSize       = 8 << 20   // bytes before compression
 	MaxCompressed = 4 << 20   // bytes on the wire
 )

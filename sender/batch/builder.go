@@ -228,6 +228,7 @@ func (b *Builder) process(p *event.Process, depth int) place {
 	m = appendBool(m, 22, p.ExeUpperLayer)
 	m = appendUint(m, 23, uint64(p.ExeLength))
 	m = appendUint(m, 24, uint64(p.CwdLength))
+	m = appendBool(m, 25, p.ArgsMasked)
 	b.message = m
 
 	b.body = appendMessage(b.body, 8, m)
@@ -366,25 +367,6 @@ func appendHost(m []byte, h *event.Host) []byte {
 	m = appendText(m, 5, h.Hostname)
 	m = appendBytes(m, 6, h.BootID[:])
 	return appendFixed(m, 7, unixNano(h.BootTime))
-}
-
-func appendContainer(m []byte, c *event.Container) []byte {
-	m = appendText(m, 1, c.ID)
-	m = appendString(m, 2, c.Name)
-	m = appendString(m, 3, c.Image)
-	m = appendString(m, 4, c.ImageID)
-	m = appendText(m, 5, c.Runtime)
-	if c.ECS != nil {
-		var e []byte
-		e = appendString(e, 1, c.ECS.Cluster)
-		e = appendString(e, 2, c.ECS.TaskARN)
-		e = appendString(e, 3, c.ECS.TaskID)
-		e = appendString(e, 4, c.ECS.Family)
-		e = appendString(e, 5, c.ECS.Revision)
-		e = appendString(e, 6, c.ECS.Container)
-		m = appendMessage(m, 6, e)
-	}
-	return appendBool(m, 7, c.Pending)
 }
 
 func appendAgent(m []byte, a *event.Agent) []byte {

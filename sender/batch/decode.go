@@ -51,7 +51,7 @@ func (d *decoder) decode() error {
 	}
 	d.containers = make([]event.Container, len(pb.Containers))
 	for i, c := range pb.Containers {
-		d.containers[i] = containerOf(c)
+		d.containers[i] = d.describe(c)
 	}
 	d.processes = make([]event.Process, len(pb.Processes))
 	for i, p := range pb.Processes {
@@ -92,7 +92,7 @@ func (d *decoder) header() error {
 		h.Ledger.Lost = append(h.Ledger.Lost, Loss{Stage: l.Stage, Cause: l.Cause, Kind: kindOf(l.Kind), Count: l.Count})
 	}
 	for _, c := range pb.Updates {
-		h.Updates = append(h.Updates, containerOf(c))
+		h.Updates = append(h.Updates, d.describe(c))
 	}
 	return nil
 }
@@ -113,20 +113,6 @@ func kindOf(k batchpb.Kind) event.Kind {
 		return 255
 	}
 	return event.Kind(k)
-}
-
-func containerOf(c *batchpb.Container) event.Container {
-	out := event.Container{
-		ID: c.Id, Name: string(c.Name), Image: string(c.Image), ImageID: string(c.ImageId), Runtime: c.Runtime,
-		Pending: c.Pending,
-	}
-	if e := c.Ecs; e != nil {
-		out.ECS = &event.ECS{
-			Cluster: string(e.Cluster), TaskARN: string(e.TaskArn), TaskID: string(e.TaskId),
-			Family: string(e.Family), Revision: string(e.Revision), Container: string(e.Container),
-		}
-	}
-	return out
 }
 
 // fail keeps the first error.
@@ -164,7 +150,7 @@ func (d *decoder) process(i int, p *batchpb.Process) {
 		PID: p.Pid, NSPID: p.NsPid, Start: p.Start,
 		Name: d.str(p.Name), Exe: d.str(p.Exe), ExeDeleted: p.ExeDeleted,
 		ExeUpperLayer: p.ExeUpperLayer, ExeLength: p.ExeLength,
-		Args: event.Argv(d.str(p.Args)), ArgsLength: p.ArgsLength, Cwd: d.str(p.Cwd), CwdLength: p.CwdLength,
+		Args: event.Argv(d.str(p.Args)), ArgsLength: p.ArgsLength, ArgsMasked: p.ArgsMasked, Cwd: d.str(p.Cwd), CwdLength: p.CwdLength,
 		Script: d.str(p.Script), Env: event.Environ(d.str(p.Env)),
 		UID: p.Uid, EUID: p.Euid, GID: p.Gid, EGID: p.Egid,
 		Truncated: event.Fields(p.Truncated), Partial: p.Partial,

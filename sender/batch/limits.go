@@ -22,6 +22,16 @@ const (
 	fieldAgentSources protowire.Number = 8
 	fieldAgentDropped protowire.Number = 11
 	fieldLedgerLost   protowire.Number = 2
+
+	fieldContainerECS     protowire.Number = 6
+	fieldContainerPosture protowire.Number = 17
+	fieldECSTags          protowire.Number = 14
+)
+
+// The fields of a container, and of its posture, that are lists.
+var (
+	containerLists = [...]protowire.Number{13, 14, 15, 16}
+	postureLists   = [...]protowire.Number{2, 3, 15, 16}
 )
 
 // checkLimits counts what a batch holds before it is decoded: an empty message takes two bytes on the wire and
@@ -62,6 +72,8 @@ func (c *counter) batch(field protowire.Number, value []byte) error {
 	switch field {
 	case fieldEvents:
 		return eachValue(value, c.event)
+	case fieldContainers, fieldUpdates:
+		return eachValue(value, c.container)
 	case fieldLedger:
 		return eachValue(value, c.record(fieldLedgerLost))
 	}
@@ -76,6 +88,16 @@ func (c *counter) event(field protowire.Number, value []byte) error {
 		return eachValue(value, c.record(fieldAgentSources, fieldAgentDropped))
 	}
 	return nil
+}
+
+func (c *counter) container(field protowire.Number, value []byte) error {
+	switch field {
+	case fieldContainerECS:
+		return eachValue(value, c.record(fieldECSTags))
+	case fieldContainerPosture:
+		return eachValue(value, c.record(postureLists[:]...))
+	}
+	return c.record(containerLists[:]...)(field, value)
 }
 
 func (c *counter) record(fields ...protowire.Number) func(protowire.Number, []byte) error {

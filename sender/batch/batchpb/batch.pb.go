@@ -412,6 +412,17 @@ type Container struct {
 	Runtime       string                 `protobuf:"bytes,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	Ecs           *ECS                   `protobuf:"bytes,6,opt,name=ecs,proto3" json:"ecs,omitempty"`
 	Pending       bool                   `protobuf:"varint,7,opt,name=pending,proto3" json:"pending,omitempty"` // not described yet when the batch was sealed
+	ImageDigest   []byte                 `protobuf:"bytes,8,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
+	Command       []byte                 `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`                         // each argument ended by a NUL byte
+	CreatedAt     uint64                 `protobuf:"fixed64,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // ns since 1970
+	StartedAt     uint64                 `protobuf:"fixed64,11,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Restarts      uint32                 `protobuf:"varint,12,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Labels        []*Tag                 `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty"`
+	Ports         []*Port                `protobuf:"bytes,14,rep,name=ports,proto3" json:"ports,omitempty"`
+	Networks      []*Network             `protobuf:"bytes,15,rep,name=networks,proto3" json:"networks,omitempty"`
+	Mounts        []*ContainerMount      `protobuf:"bytes,16,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Posture       *Posture               `protobuf:"bytes,17,opt,name=posture,proto3" json:"posture,omitempty"`
+	Truncated     bool                   `protobuf:"varint,18,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,21 +506,592 @@ func (x *Container) GetPending() bool {
 	return false
 }
 
-type ECS struct {
+func (x *Container) GetImageDigest() []byte {
+	if x != nil {
+		return x.ImageDigest
+	}
+	return nil
+}
+
+func (x *Container) GetCommand() []byte {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Container) GetCreatedAt() uint64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Container) GetStartedAt() uint64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Container) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Container) GetLabels() []*Tag {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Container) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *Container) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Container) GetMounts() []*ContainerMount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *Container) GetPosture() *Posture {
+	if x != nil {
+		return x.Posture
+	}
+	return nil
+}
+
+func (x *Container) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type Tag struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       []byte                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	TaskArn       []byte                 `protobuf:"bytes,2,opt,name=task_arn,json=taskArn,proto3" json:"task_arn,omitempty"`
-	TaskId        []byte                 `protobuf:"bytes,3,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Family        []byte                 `protobuf:"bytes,4,opt,name=family,proto3" json:"family,omitempty"`
-	Revision      []byte                 `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Container     []byte                 `protobuf:"bytes,6,opt,name=container,proto3" json:"container,omitempty"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *Tag) Reset() {
+	*x = Tag{}
+	mi := &file_batch_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tag) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tag) ProtoMessage() {}
+
+func (x *Tag) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tag.ProtoReflect.Descriptor instead.
+func (*Tag) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Tag) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Tag) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type Port struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	HostIp        []byte                 `protobuf:"bytes,3,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"` // 4 or 16 bytes
+	HostPort      uint32                 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_batch_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetHostIp() []byte {
+	if x != nil {
+		return x.HostIp
+	}
+	return nil
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Ip            []byte                 `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`     // 4 or 16 bytes
+	Ipv6          []byte                 `protobuf:"bytes,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"` // 4 or 16 bytes
+	Mac           []byte                 `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_batch_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Network) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Network) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Network) GetIpv6() []byte {
+	if x != nil {
+		return x.Ipv6
+	}
+	return nil
+}
+
+func (x *Network) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+type ContainerMount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          []byte                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Source        []byte                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Destination   []byte                 `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerMount) Reset() {
+	*x = ContainerMount{}
+	mi := &file_batch_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerMount) ProtoMessage() {}
+
+func (x *ContainerMount) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerMount.ProtoReflect.Descriptor instead.
+func (*ContainerMount) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ContainerMount) GetType() []byte {
+	if x != nil {
+		return x.Type
+	}
+	return nil
+}
+
+func (x *ContainerMount) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ContainerMount) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *ContainerMount) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+type Posture struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Privileged          bool                   `protobuf:"varint,1,opt,name=privileged,proto3" json:"privileged,omitempty"`
+	CapabilitiesAdded   [][]byte               `protobuf:"bytes,2,rep,name=capabilities_added,json=capabilitiesAdded,proto3" json:"capabilities_added,omitempty"`
+	CapabilitiesDropped [][]byte               `protobuf:"bytes,3,rep,name=capabilities_dropped,json=capabilitiesDropped,proto3" json:"capabilities_dropped,omitempty"`
+	PidMode             []byte                 `protobuf:"bytes,4,opt,name=pid_mode,json=pidMode,proto3" json:"pid_mode,omitempty"`
+	NetworkMode         []byte                 `protobuf:"bytes,5,opt,name=network_mode,json=networkMode,proto3" json:"network_mode,omitempty"`
+	IpcMode             []byte                 `protobuf:"bytes,6,opt,name=ipc_mode,json=ipcMode,proto3" json:"ipc_mode,omitempty"`
+	UtsMode             []byte                 `protobuf:"bytes,7,opt,name=uts_mode,json=utsMode,proto3" json:"uts_mode,omitempty"`
+	UserMode            []byte                 `protobuf:"bytes,8,opt,name=user_mode,json=userMode,proto3" json:"user_mode,omitempty"`
+	CgroupMode          []byte                 `protobuf:"bytes,9,opt,name=cgroup_mode,json=cgroupMode,proto3" json:"cgroup_mode,omitempty"`
+	NoNewPrivileges     bool                   `protobuf:"varint,10,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
+	Seccomp             []byte                 `protobuf:"bytes,11,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
+	Apparmor            []byte                 `protobuf:"bytes,12,opt,name=apparmor,proto3" json:"apparmor,omitempty"`
+	User                []byte                 `protobuf:"bytes,13,opt,name=user,proto3" json:"user,omitempty"`
+	ReadOnlyRoot        bool                   `protobuf:"varint,14,opt,name=read_only_root,json=readOnlyRoot,proto3" json:"read_only_root,omitempty"`
+	Devices             [][]byte               `protobuf:"bytes,15,rep,name=devices,proto3" json:"devices,omitempty"`
+	Credentials         []*Credential          `protobuf:"bytes,16,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Traits              uint32                 `protobuf:"varint,17,opt,name=traits,proto3" json:"traits,omitempty"` // bits: collector/event Traits
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Posture) Reset() {
+	*x = Posture{}
+	mi := &file_batch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Posture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Posture) ProtoMessage() {}
+
+func (x *Posture) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Posture.ProtoReflect.Descriptor instead.
+func (*Posture) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Posture) GetPrivileged() bool {
+	if x != nil {
+		return x.Privileged
+	}
+	return false
+}
+
+func (x *Posture) GetCapabilitiesAdded() [][]byte {
+	if x != nil {
+		return x.CapabilitiesAdded
+	}
+	return nil
+}
+
+func (x *Posture) GetCapabilitiesDropped() [][]byte {
+	if x != nil {
+		return x.CapabilitiesDropped
+	}
+	return nil
+}
+
+func (x *Posture) GetPidMode() []byte {
+	if x != nil {
+		return x.PidMode
+	}
+	return nil
+}
+
+func (x *Posture) GetNetworkMode() []byte {
+	if x != nil {
+		return x.NetworkMode
+	}
+	return nil
+}
+
+func (x *Posture) GetIpcMode() []byte {
+	if x != nil {
+		return x.IpcMode
+	}
+	return nil
+}
+
+func (x *Posture) GetUtsMode() []byte {
+	if x != nil {
+		return x.UtsMode
+	}
+	return nil
+}
+
+func (x *Posture) GetUserMode() []byte {
+	if x != nil {
+		return x.UserMode
+	}
+	return nil
+}
+
+func (x *Posture) GetCgroupMode() []byte {
+	if x != nil {
+		return x.CgroupMode
+	}
+	return nil
+}
+
+func (x *Posture) GetNoNewPrivileges() bool {
+	if x != nil {
+		return x.NoNewPrivileges
+	}
+	return false
+}
+
+func (x *Posture) GetSeccomp() []byte {
+	if x != nil {
+		return x.Seccomp
+	}
+	return nil
+}
+
+func (x *Posture) GetApparmor() []byte {
+	if x != nil {
+		return x.Apparmor
+	}
+	return nil
+}
+
+func (x *Posture) GetUser() []byte {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *Posture) GetReadOnlyRoot() bool {
+	if x != nil {
+		return x.ReadOnlyRoot
+	}
+	return false
+}
+
+func (x *Posture) GetDevices() [][]byte {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *Posture) GetCredentials() []*Credential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *Posture) GetTraits() uint32 {
+	if x != nil {
+		return x.Traits
+	}
+	return 0
+}
+
+type Credential struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Kind          []byte                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credential) Reset() {
+	*x = Credential{}
+	mi := &file_batch_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credential) ProtoMessage() {}
+
+func (x *Credential) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credential.ProtoReflect.Descriptor instead.
+func (*Credential) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Credential) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Credential) GetKind() []byte {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+type ECS struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Cluster              []byte                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	TaskArn              []byte                 `protobuf:"bytes,2,opt,name=task_arn,json=taskArn,proto3" json:"task_arn,omitempty"`
+	TaskId               []byte                 `protobuf:"bytes,3,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Family               []byte                 `protobuf:"bytes,4,opt,name=family,proto3" json:"family,omitempty"`
+	Revision             []byte                 `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Container            []byte                 `protobuf:"bytes,6,opt,name=container,proto3" json:"container,omitempty"`
+	ClusterArn           []byte                 `protobuf:"bytes,7,opt,name=cluster_arn,json=clusterArn,proto3" json:"cluster_arn,omitempty"`
+	ContainerInstanceArn []byte                 `protobuf:"bytes,8,opt,name=container_instance_arn,json=containerInstanceArn,proto3" json:"container_instance_arn,omitempty"`
+	Service              []byte                 `protobuf:"bytes,9,opt,name=service,proto3" json:"service,omitempty"`
+	LaunchType           []byte                 `protobuf:"bytes,10,opt,name=launch_type,json=launchType,proto3" json:"launch_type,omitempty"`
+	DesiredStatus        []byte                 `protobuf:"bytes,11,opt,name=desired_status,json=desiredStatus,proto3" json:"desired_status,omitempty"`
+	KnownStatus          []byte                 `protobuf:"bytes,12,opt,name=known_status,json=knownStatus,proto3" json:"known_status,omitempty"`
+	StartedAt            uint64                 `protobuf:"fixed64,13,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // ns since 1970
+	Tags                 []*Tag                 `protobuf:"bytes,14,rep,name=tags,proto3" json:"tags,omitempty"`
+	// By whose word the facts are. Bits: collector/event ECSFacts.
+	FromCgroup        uint32 `protobuf:"varint,15,opt,name=from_cgroup,json=fromCgroup,proto3" json:"from_cgroup,omitempty"`
+	FromMetadata      uint32 `protobuf:"varint,16,opt,name=from_metadata,json=fromMetadata,proto3" json:"from_metadata,omitempty"`
+	FromIntrospection uint32 `protobuf:"varint,17,opt,name=from_introspection,json=fromIntrospection,proto3" json:"from_introspection,omitempty"`
+	FromLabel         uint32 `protobuf:"varint,18,opt,name=from_label,json=fromLabel,proto3" json:"from_label,omitempty"`
+	Disputed          bool   `protobuf:"varint,19,opt,name=disputed,proto3" json:"disputed,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
 func (x *ECS) Reset() {
 	*x = ECS{}
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +1103,7 @@ func (x *ECS) String() string {
 func (*ECS) ProtoMessage() {}
 
 func (x *ECS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +1116,7 @@ func (x *ECS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ECS.ProtoReflect.Descriptor instead.
 func (*ECS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{3}
+	return file_batch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ECS) GetCluster() []byte {
@@ -579,6 +1161,97 @@ func (x *ECS) GetContainer() []byte {
 	return nil
 }
 
+func (x *ECS) GetClusterArn() []byte {
+	if x != nil {
+		return x.ClusterArn
+	}
+	return nil
+}
+
+func (x *ECS) GetContainerInstanceArn() []byte {
+	if x != nil {
+		return x.ContainerInstanceArn
+	}
+	return nil
+}
+
+func (x *ECS) GetService() []byte {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *ECS) GetLaunchType() []byte {
+	if x != nil {
+		return x.LaunchType
+	}
+	return nil
+}
+
+func (x *ECS) GetDesiredStatus() []byte {
+	if x != nil {
+		return x.DesiredStatus
+	}
+	return nil
+}
+
+func (x *ECS) GetKnownStatus() []byte {
+	if x != nil {
+		return x.KnownStatus
+	}
+	return nil
+}
+
+func (x *ECS) GetStartedAt() uint64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *ECS) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ECS) GetFromCgroup() uint32 {
+	if x != nil {
+		return x.FromCgroup
+	}
+	return 0
+}
+
+func (x *ECS) GetFromMetadata() uint32 {
+	if x != nil {
+		return x.FromMetadata
+	}
+	return 0
+}
+
+func (x *ECS) GetFromIntrospection() uint32 {
+	if x != nil {
+		return x.FromIntrospection
+	}
+	return 0
+}
+
+func (x *ECS) GetFromLabel() uint32 {
+	if x != nil {
+		return x.FromLabel
+	}
+	return 0
+}
+
+func (x *ECS) GetDisputed() bool {
+	if x != nil {
+		return x.Disputed
+	}
+	return false
+}
+
 type Process struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -605,13 +1278,14 @@ type Process struct {
 	ExeUpperLayer bool                   `protobuf:"varint,22,opt,name=exe_upper_layer,json=exeUpperLayer,proto3" json:"exe_upper_layer,omitempty"`
 	ExeLength     uint32                 `protobuf:"varint,23,opt,name=exe_length,json=exeLength,proto3" json:"exe_length,omitempty"`
 	CwdLength     uint32                 `protobuf:"varint,24,opt,name=cwd_length,json=cwdLength,proto3" json:"cwd_length,omitempty"`
+	ArgsMasked    bool                   `protobuf:"varint,25,opt,name=args_masked,json=argsMasked,proto3" json:"args_masked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +1297,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +1310,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{4}
+	return file_batch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -807,6 +1481,13 @@ func (x *Process) GetCwdLength() uint32 {
 	return 0
 }
 
+func (x *Process) GetArgsMasked() bool {
+	if x != nil {
+		return x.ArgsMasked
+	}
+	return false
+}
+
 type Event struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Kind    Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
@@ -836,7 +1517,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1529,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1542,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{5}
+	return file_batch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Event) GetKind() Kind {
@@ -1028,7 +1709,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1721,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1734,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{6}
+	return file_batch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *File) GetPath() uint32 {
@@ -1176,7 +1857,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1869,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1882,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{7}
+	return file_batch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Socket) GetFamily() uint32 {
@@ -1266,7 +1947,7 @@ type Net struct {
 
 func (x *Net) Reset() {
 	*x = Net{}
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1959,7 @@ func (x *Net) String() string {
 func (*Net) ProtoMessage() {}
 
 func (x *Net) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1972,7 @@ func (x *Net) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Net.ProtoReflect.Descriptor instead.
 func (*Net) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{8}
+	return file_batch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Net) GetSocket() *Socket {
@@ -1345,7 +2026,7 @@ type DNS struct {
 
 func (x *DNS) Reset() {
 	*x = DNS{}
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +2038,7 @@ func (x *DNS) String() string {
 func (*DNS) ProtoMessage() {}
 
 func (x *DNS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +2051,7 @@ func (x *DNS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNS.ProtoReflect.Descriptor instead.
 func (*DNS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{9}
+	return file_batch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DNS) GetSocket() *Socket {
@@ -1439,7 +2120,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +2132,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +2145,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{10}
+	return file_batch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Question) GetName() uint32 {
@@ -1493,7 +2174,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +2186,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +2199,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{11}
+	return file_batch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Answer) GetName() uint32 {
@@ -1568,7 +2249,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +2261,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +2274,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{12}
+	return file_batch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Agent) GetVersion() string {
@@ -1683,7 +2364,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +2376,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +2389,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{13}
+	return file_batch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Dropped) GetKind() Kind {
@@ -1737,7 +2418,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +2430,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +2443,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{14}
+	return file_batch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -1810,7 +2491,7 @@ type SetID struct {
 
 func (x *SetID) Reset() {
 	*x = SetID{}
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2503,7 @@ func (x *SetID) String() string {
 func (*SetID) ProtoMessage() {}
 
 func (x *SetID) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2516,7 @@ func (x *SetID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetID.ProtoReflect.Descriptor instead.
 func (*SetID) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{15}
+	return file_batch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetID) GetCall() uint32 {
@@ -1911,7 +2592,7 @@ type Ptrace struct {
 
 func (x *Ptrace) Reset() {
 	*x = Ptrace{}
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2604,7 @@ func (x *Ptrace) String() string {
 func (*Ptrace) ProtoMessage() {}
 
 func (x *Ptrace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2617,7 @@ func (x *Ptrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
 func (*Ptrace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{16}
+	return file_batch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ptrace) GetRequest() uint32 {
@@ -1966,7 +2647,7 @@ type Dup struct {
 
 func (x *Dup) Reset() {
 	*x = Dup{}
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2659,7 @@ func (x *Dup) String() string {
 func (*Dup) ProtoMessage() {}
 
 func (x *Dup) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2672,7 @@ func (x *Dup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dup.ProtoReflect.Descriptor instead.
 func (*Dup) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{17}
+	return file_batch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Dup) GetSocket() *Socket {
@@ -2040,7 +2721,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2733,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2746,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{18}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Namespace) GetCall() uint32 {
@@ -2105,7 +2786,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2798,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2811,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{19}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Mount) GetCall() uint32 {
@@ -2214,7 +2895,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2907,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2920,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{20}
+	return file_batch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Memory) GetAddress() uint64 {
@@ -2380,7 +3061,7 @@ type Module struct {
 
 func (x *Module) Reset() {
 	*x = Module{}
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +3073,7 @@ func (x *Module) String() string {
 func (*Module) ProtoMessage() {}
 
 func (x *Module) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +3086,7 @@ func (x *Module) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Module.ProtoReflect.Descriptor instead.
 func (*Module) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{21}
+	return file_batch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Module) GetCall() uint32 {
@@ -2498,7 +3179,7 @@ type BPF struct {
 
 func (x *BPF) Reset() {
 	*x = BPF{}
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +3191,7 @@ func (x *BPF) String() string {
 func (*BPF) ProtoMessage() {}
 
 func (x *BPF) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +3204,7 @@ func (x *BPF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPF.ProtoReflect.Descriptor instead.
 func (*BPF) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{22}
+	return file_batch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *BPF) GetType() uint32 {
@@ -2572,7 +3253,7 @@ type IOUring struct {
 
 func (x *IOUring) Reset() {
 	*x = IOUring{}
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +3265,7 @@ func (x *IOUring) String() string {
 func (*IOUring) ProtoMessage() {}
 
 func (x *IOUring) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +3278,7 @@ func (x *IOUring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
 func (*IOUring) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{23}
+	return file_batch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *IOUring) GetEntries() uint32 {
@@ -2631,7 +3312,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +3324,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +3337,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{24}
+	return file_batch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -2685,7 +3366,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +3378,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +3391,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{25}
+	return file_batch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Loss) GetStage() string {
@@ -2771,7 +3452,7 @@ const file_batch_proto_rawDesc = "" +
 	"machine_id\x18\x04 \x01(\tR\tmachineId\x12\x1a\n" +
 	"\bhostname\x18\x05 \x01(\tR\bhostname\x12\x17\n" +
 	"\aboot_id\x18\x06 \x01(\fR\x06bootId\x12\x1b\n" +
-	"\tboot_time\x18\a \x01(\x06R\bbootTime\"\xb9\x01\n" +
+	"\tboot_time\x18\a \x01(\x06R\bbootTime\"\xdd\x04\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
@@ -2779,14 +3460,91 @@ const file_batch_proto_rawDesc = "" +
 	"\bimage_id\x18\x04 \x01(\fR\aimageId\x12\x18\n" +
 	"\aruntime\x18\x05 \x01(\tR\aruntime\x12#\n" +
 	"\x03ecs\x18\x06 \x01(\v2\x11.taskguard.v1.ECSR\x03ecs\x12\x18\n" +
-	"\apending\x18\a \x01(\bR\apending\"\xa5\x01\n" +
+	"\apending\x18\a \x01(\bR\apending\x12!\n" +
+	"\fimage_digest\x18\b \x01(\fR\vimageDigest\x12\x18\n" +
+	"\acommand\x18\t \x01(\fR\acommand\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\n" +
+	" \x01(\x06R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\v \x01(\x06R\tstartedAt\x12\x1a\n" +
+	"\brestarts\x18\f \x01(\rR\brestarts\x12)\n" +
+	"\x06labels\x18\r \x03(\v2\x11.taskguard.v1.TagR\x06labels\x12(\n" +
+	"\x05ports\x18\x0e \x03(\v2\x12.taskguard.v1.PortR\x05ports\x121\n" +
+	"\bnetworks\x18\x0f \x03(\v2\x15.taskguard.v1.NetworkR\bnetworks\x124\n" +
+	"\x06mounts\x18\x10 \x03(\v2\x1c.taskguard.v1.ContainerMountR\x06mounts\x12/\n" +
+	"\aposture\x18\x11 \x01(\v2\x15.taskguard.v1.PostureR\aposture\x12\x1c\n" +
+	"\ttruncated\x18\x12 \x01(\bR\ttruncated\"-\n" +
+	"\x03Tag\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"l\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x17\n" +
+	"\ahost_ip\x18\x03 \x01(\fR\x06hostIp\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\"S\n" +
+	"\aNetwork\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x0e\n" +
+	"\x02ip\x18\x02 \x01(\fR\x02ip\x12\x12\n" +
+	"\x04ipv6\x18\x03 \x01(\fR\x04ipv6\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\fR\x03mac\"{\n" +
+	"\x0eContainerMount\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\fR\x04type\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\fR\x06source\x12 \n" +
+	"\vdestination\x18\x03 \x01(\fR\vdestination\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"\xc7\x04\n" +
+	"\aPosture\x12\x1e\n" +
+	"\n" +
+	"privileged\x18\x01 \x01(\bR\n" +
+	"privileged\x12-\n" +
+	"\x12capabilities_added\x18\x02 \x03(\fR\x11capabilitiesAdded\x121\n" +
+	"\x14capabilities_dropped\x18\x03 \x03(\fR\x13capabilitiesDropped\x12\x19\n" +
+	"\bpid_mode\x18\x04 \x01(\fR\apidMode\x12!\n" +
+	"\fnetwork_mode\x18\x05 \x01(\fR\vnetworkMode\x12\x19\n" +
+	"\bipc_mode\x18\x06 \x01(\fR\aipcMode\x12\x19\n" +
+	"\buts_mode\x18\a \x01(\fR\autsMode\x12\x1b\n" +
+	"\tuser_mode\x18\b \x01(\fR\buserMode\x12\x1f\n" +
+	"\vcgroup_mode\x18\t \x01(\fR\n" +
+	"cgroupMode\x12*\n" +
+	"\x11no_new_privileges\x18\n" +
+	" \x01(\bR\x0fnoNewPrivileges\x12\x18\n" +
+	"\aseccomp\x18\v \x01(\fR\aseccomp\x12\x1a\n" +
+	"\bapparmor\x18\f \x01(\fR\bapparmor\x12\x12\n" +
+	"\x04user\x18\r \x01(\fR\x04user\x12$\n" +
+	"\x0eread_only_root\x18\x0e \x01(\bR\freadOnlyRoot\x12\x18\n" +
+	"\adevices\x18\x0f \x03(\fR\adevices\x12:\n" +
+	"\vcredentials\x18\x10 \x03(\v2\x18.taskguard.v1.CredentialR\vcredentials\x12\x16\n" +
+	"\x06traits\x18\x11 \x01(\rR\x06traits\"4\n" +
+	"\n" +
+	"Credential\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\fR\x04kind\"\xf7\x04\n" +
 	"\x03ECS\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\fR\acluster\x12\x19\n" +
 	"\btask_arn\x18\x02 \x01(\fR\ataskArn\x12\x17\n" +
 	"\atask_id\x18\x03 \x01(\fR\x06taskId\x12\x16\n" +
 	"\x06family\x18\x04 \x01(\fR\x06family\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\fR\brevision\x12\x1c\n" +
-	"\tcontainer\x18\x06 \x01(\fR\tcontainer\"\xcf\x04\n" +
+	"\tcontainer\x18\x06 \x01(\fR\tcontainer\x12\x1f\n" +
+	"\vcluster_arn\x18\a \x01(\fR\n" +
+	"clusterArn\x124\n" +
+	"\x16container_instance_arn\x18\b \x01(\fR\x14containerInstanceArn\x12\x18\n" +
+	"\aservice\x18\t \x01(\fR\aservice\x12\x1f\n" +
+	"\vlaunch_type\x18\n" +
+	" \x01(\fR\n" +
+	"launchType\x12%\n" +
+	"\x0edesired_status\x18\v \x01(\fR\rdesiredStatus\x12!\n" +
+	"\fknown_status\x18\f \x01(\fR\vknownStatus\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\r \x01(\x06R\tstartedAt\x12%\n" +
+	"\x04tags\x18\x0e \x03(\v2\x11.taskguard.v1.TagR\x04tags\x12\x1f\n" +
+	"\vfrom_cgroup\x18\x0f \x01(\rR\n" +
+	"fromCgroup\x12#\n" +
+	"\rfrom_metadata\x18\x10 \x01(\rR\ffromMetadata\x12-\n" +
+	"\x12from_introspection\x18\x11 \x01(\rR\x11fromIntrospection\x12\x1d\n" +
+	"\n" +
+	"from_label\x18\x12 \x01(\rR\tfromLabel\x12\x1a\n" +
+	"\bdisputed\x18\x13 \x01(\bR\bdisputed\"\xf0\x04\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x15\n" +
 	"\x06ns_pid\x18\x02 \x01(\rR\x05nsPid\x12\x14\n" +
@@ -2817,7 +3575,9 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"exe_length\x18\x17 \x01(\rR\texeLength\x12\x1d\n" +
 	"\n" +
-	"cwd_length\x18\x18 \x01(\rR\tcwdLength\"\xf5\x05\n" +
+	"cwd_length\x18\x18 \x01(\rR\tcwdLength\x12\x1f\n" +
+	"\vargs_masked\x18\x19 \x01(\bR\n" +
+	"argsMasked\"\xf5\x05\n" +
 	"\x05Event\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x12R\x04time\x12\x16\n" +
@@ -3079,75 +3839,88 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_batch_proto_goTypes = []any{
-	(Kind)(0),           // 0: taskguard.v1.Kind
-	(*Batch)(nil),       // 1: taskguard.v1.Batch
-	(*Host)(nil),        // 2: taskguard.v1.Host
-	(*Container)(nil),   // 3: taskguard.v1.Container
-	(*ECS)(nil),         // 4: taskguard.v1.ECS
-	(*Process)(nil),     // 5: taskguard.v1.Process
-	(*Event)(nil),       // 6: taskguard.v1.Event
-	(*File)(nil),        // 7: taskguard.v1.File
-	(*Socket)(nil),      // 8: taskguard.v1.Socket
-	(*Net)(nil),         // 9: taskguard.v1.Net
-	(*DNS)(nil),         // 10: taskguard.v1.DNS
-	(*Question)(nil),    // 11: taskguard.v1.Question
-	(*Answer)(nil),      // 12: taskguard.v1.Answer
-	(*Agent)(nil),       // 13: taskguard.v1.Agent
-	(*Dropped)(nil),     // 14: taskguard.v1.Dropped
-	(*SourceState)(nil), // 15: taskguard.v1.SourceState
-	(*SetID)(nil),       // 16: taskguard.v1.SetID
-	(*Ptrace)(nil),      // 17: taskguard.v1.Ptrace
-	(*Dup)(nil),         // 18: taskguard.v1.Dup
-	(*Namespace)(nil),   // 19: taskguard.v1.Namespace
-	(*Mount)(nil),       // 20: taskguard.v1.Mount
-	(*Memory)(nil),      // 21: taskguard.v1.Memory
-	(*Module)(nil),      // 22: taskguard.v1.Module
-	(*BPF)(nil),         // 23: taskguard.v1.BPF
-	(*IOUring)(nil),     // 24: taskguard.v1.IOUring
-	(*Ledger)(nil),      // 25: taskguard.v1.Ledger
-	(*Loss)(nil),        // 26: taskguard.v1.Loss
+	(Kind)(0),              // 0: taskguard.v1.Kind
+	(*Batch)(nil),          // 1: taskguard.v1.Batch
+	(*Host)(nil),           // 2: taskguard.v1.Host
+	(*Container)(nil),      // 3: taskguard.v1.Container
+	(*Tag)(nil),            // 4: taskguard.v1.Tag
+	(*Port)(nil),           // 5: taskguard.v1.Port
+	(*Network)(nil),        // 6: taskguard.v1.Network
+	(*ContainerMount)(nil), // 7: taskguard.v1.ContainerMount
+	(*Posture)(nil),        // 8: taskguard.v1.Posture
+	(*Credential)(nil),     // 9: taskguard.v1.Credential
+	(*ECS)(nil),            // 10: taskguard.v1.ECS
+	(*Process)(nil),        // 11: taskguard.v1.Process
+	(*Event)(nil),          // 12: taskguard.v1.Event
+	(*File)(nil),           // 13: taskguard.v1.File
+	(*Socket)(nil),         // 14: taskguard.v1.Socket
+	(*Net)(nil),            // 15: taskguard.v1.Net
+	(*DNS)(nil),            // 16: taskguard.v1.DNS
+	(*Question)(nil),       // 17: taskguard.v1.Question
+	(*Answer)(nil),         // 18: taskguard.v1.Answer
+	(*Agent)(nil),          // 19: taskguard.v1.Agent
+	(*Dropped)(nil),        // 20: taskguard.v1.Dropped
+	(*SourceState)(nil),    // 21: taskguard.v1.SourceState
+	(*SetID)(nil),          // 22: taskguard.v1.SetID
+	(*Ptrace)(nil),         // 23: taskguard.v1.Ptrace
+	(*Dup)(nil),            // 24: taskguard.v1.Dup
+	(*Namespace)(nil),      // 25: taskguard.v1.Namespace
+	(*Mount)(nil),          // 26: taskguard.v1.Mount
+	(*Memory)(nil),         // 27: taskguard.v1.Memory
+	(*Module)(nil),         // 28: taskguard.v1.Module
+	(*BPF)(nil),            // 29: taskguard.v1.BPF
+	(*IOUring)(nil),        // 30: taskguard.v1.IOUring
+	(*Ledger)(nil),         // 31: taskguard.v1.Ledger
+	(*Loss)(nil),           // 32: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
 	2,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
 	3,  // 1: taskguard.v1.Batch.containers:type_name -> taskguard.v1.Container
-	5,  // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
-	6,  // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
+	11, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
+	12, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
 	3,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	25, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
-	4,  // 6: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
-	0,  // 7: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
-	7,  // 8: taskguard.v1.Event.file:type_name -> taskguard.v1.File
-	9,  // 9: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
-	10, // 10: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
-	13, // 11: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	16, // 12: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
-	17, // 13: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
-	18, // 14: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
-	19, // 15: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
-	20, // 16: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
-	21, // 17: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
-	22, // 18: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
-	23, // 19: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
-	24, // 20: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
-	8,  // 21: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
-	8,  // 22: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
-	11, // 23: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
-	12, // 24: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
-	0,  // 25: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	15, // 26: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	14, // 27: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	0,  // 28: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 29: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	8,  // 30: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	26, // 31: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 32: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	31, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	10, // 6: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
+	4,  // 7: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
+	5,  // 8: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
+	6,  // 9: taskguard.v1.Container.networks:type_name -> taskguard.v1.Network
+	7,  // 10: taskguard.v1.Container.mounts:type_name -> taskguard.v1.ContainerMount
+	8,  // 11: taskguard.v1.Container.posture:type_name -> taskguard.v1.Posture
+	9,  // 12: taskguard.v1.Posture.credentials:type_name -> taskguard.v1.Credential
+	4,  // 13: taskguard.v1.ECS.tags:type_name -> taskguard.v1.Tag
+	0,  // 14: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
+	13, // 15: taskguard.v1.Event.file:type_name -> taskguard.v1.File
+	15, // 16: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
+	16, // 17: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
+	19, // 18: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
+	22, // 19: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	23, // 20: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	24, // 21: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	25, // 22: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	26, // 23: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	27, // 24: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	28, // 25: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	29, // 26: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	30, // 27: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	14, // 28: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
+	14, // 29: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
+	17, // 30: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
+	18, // 31: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
+	0,  // 32: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
+	21, // 33: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	20, // 34: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	0,  // 35: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 36: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	14, // 37: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	32, // 38: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 39: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -3161,7 +3934,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

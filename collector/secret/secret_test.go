@@ -1,0 +1,138 @@
+package secret
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestKind(t *testing.T) {
+	const token = "c2VjcmV0IHZhbHVl"
+	for _, test := range []struct{ name, value, want string }{
+		{"DB_PASSWORD", "hunter2", Password}, {"db-password", "hunter2", Password}, {"dbPassword", "hunter2", Password},
+		{"MYSQL_ROOT_PASSWORD", "x", Password}, {"PGPASSWORD", "x", Password}, {"REDIS_PASS", "x", Password},
+		{"GITHUB_TOKEN", token, Token}, {"API_KEY", token, APIKey}, {"STRIPE_APIKEY", token, APIKey},
+		{"AWS_SECRET_ACCESS_KEY", "wJalr", AWSAccessKey}, {"AWS_ACCESS_KEY_ID", "whatever", AWSAccessKey},
+		{"AWS_SESSION_TOKEN", token, Token}, {"CLIENT_SECRET", token, Other}, {"DJANGO_SECRET_KEY", token, Other},
+		{"SSH_PRIVATE_KEY", token, PrivateKey}, {"SIGNING_KEY", token, Other},
+		{"WHATEVER", "AKIAIOSFODNN7EXAMPLE", AWSAccessKey}, {"X", "ghp_0123456789abcdefghijklmnopqrstuvwxyz", Token},
+		{"DATABASE_URL", "postgres://shop:hunter2@db:5432/shop", URLPassword},
+		{"TLS", "-----BEGIN RSA PRIVATE KEY-----\nMIIE", PrivateKey},
+		{"J", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abc", Token},
+
+		{"PWD", "/root", ""}, {"OLDPWD", "x", ""}, {"PATH", "/bin", ""}, {"HOSTNAME", "web", ""}, {"KEYBOARD", "us", ""},
+		{"DB_PASSWORD_FILE", "/run/secrets/db", ""}, {"DB_PASSWORD", "/run/secrets/db", ""}, {"DB_PASSWORD", "", ""},
+		{"PASSWORD_MIN_LENGTH", "8", ""}, {"TOKEN_URL", "https://idp/token", ""}, {"USE_TOKEN", "true", ""},
+		{"SECRET_ARN", "arn:aws:secretsmanager:eu-central-1:1:secret:x", ""}, {"COMPASS", "north", ""},
+		{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/1", ""}, {"BYPASS", "1x", ""},
+		{"DATABASE_URL", "postgres://shop@db:5432/shop", ""}, {"TIME", "12:34:56@host", ""}, {"ACCESS_LOG", "on!", ""},
+		{"SECRET", "***", ""},
+	} {
+		if got := Kind(test.name, test.value); got != test.want {
+			t.Errorf("%s=%s is %q, want %q", test.name, test.value, got, test.want)
+		}
+	}
+}
+
+// args joins arguments that are written with "|" between them.
+func args(s string) string { return strings.ReplaceAll(s, "|", "\x00") + "\x00" }
+
+func TestMask(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{"docker|run|-e|DB_PASSWORD=hunter2|shop", "docker|run|-e|DB_PASSWORD=***|shop"},
+		{"docker|run|-e|DB_PASSWORD=two words|shop", "docker|run|-e|DB_PASSWORD=***|shop"},
+		{"docker|run|--env=DB_PASSWORD=two words|shop", "docker|run|--env=DB_PASSWORD=***|shop"},
+		{"app|--password|hunter2|--user|me", "app|--password|***|--user|me"},
+		{"app|--password|two words|x", "app|--password|***|x"},
+		{"app|--password=hunter2|x", "app|--password=***|x"},
+		{"app|--password|--user|me", "app|--password|--user|me"},
+		{"app|--password-stdin|x", "app|--password-stdin|x"},
+		{"app|--token-file|/x", "app|--token-file|/x"},
+		{"java|-Ddb.password=hunter2|-jar|x", "java|-Ddb.password=***|-jar|x"},
+		{"java|-Dpassword=hunter2|-jar|x", "java|-Dpassword=***|-jar|x"},
+		{"/usr/bin/mysql|-uroot|-phunter2|shop", "/usr/bin/mysql|-uroot|-p***|shop"},
+		{"mysqldump|-p|shop", "mysqldump|-p|shop"},
+		{"redis-cli|-a|hunter2|ping", "redis-cli|-a|***|ping"},
+		{"sshpass|-phunter2|ssh|h", "sshpass|-p***|ssh|h"},
+		{"curl|-u|me:hunter2|https://h/", "curl|-u|me:***|https://h/"},
+		{"curl|-ume:hunter2|https://h/", "curl|-ume:***|https://h/"},
+		{"curl|--user|me:hunter2|https://h/", "curl|--user|me:***|https://h/"},
+		{"curl|-H|Authorization: Bearer abc.def|https://h/", "curl|-H|Authorization: Bearer ***|https://h/"},
+		{"curl|-H|X-Api-Key: abc def|x", "curl|-H|X-Api-Key: ***|x"},
+		{`curl|-d|{"user":"me","password": "hun ter2"}|x`, `curl|-d|{"user":"me","password": "***"}|x`},
+		{"curl|https://h/p?token=abc&x=1", "curl|https://h/p?token=***&x=1"},
+		{"psql|postgres://shop:hunter2@db/shop", "psql|postgres://shop:***@db/shop"},
+		{"git|clone|https://me:ghp_0123456789abcdefghijklmnopqrstuvwxyz@h/r", "git|clone|https://me:***@h/r"},
+		{"aws|configure|set|x|AKIAIOSFODNN7EXAMPLE", "aws|configure|set|x|***"},
+		{"sh|-c|PGPASSWORD=hunter2 psql -h db", "sh|-c|PGPASSWORD=*** psql -h db"},
+		{"bash|-lc|mysql -uroot -phunter2 shop; app --password 'two words' x", "bash|-lc|mysql -uroot -p*** shop; app --password '***' x"},
+		{"sh|-c|curl -H 'Authorization: Bearer abc' h && echo", "sh|-c|curl -H 'Authorization: Bearer ***' h && echo"},
+		{"mount|-o|user=me,password=x,ro|//h/s|/m", "mount|-o|user=me,password=***,ro|//h/s|/m"},
+		{"openssl|enc|-pass|pass:hunter2", "openssl|enc|-pass|***"},
+		{"openssl|enc|-passin|pass:hunter2", "openssl|enc|-passin|pass:***"},
+
+		{"docker|run|-p|8080:80|shop", "docker|run|-p|8080:80|shop"},
+		{"ssh|-p|2222|me@host", "ssh|-p|2222|me@host"},
+		{"ls|-l|/run/secrets", "ls|-l|/run/secrets"},
+		{"tar|-xpf|x", "tar|-xpf|x"},
+		{"grep|-r|password|/etc", "grep|-r|password|/etc"},
+		{"app|DB_PASSWORD=***|--password|***", "app|DB_PASSWORD=***|--password|***"},
+		{"systemctl|stop|password.service", "systemctl|stop|password.service"},
+		{"", ""},
+	} {
+		in, want := args(test.in), args(test.want)
+		got, any := Mask(in)
+		if got != want || any != (in != want) {
+			t.Errorf("%s\n got %s\nwant %s (any %v)", test.in, strings.ReplaceAll(got, "\x00", "|"), test.want, any)
+		}
+	}
+}
+
+// What begins a form is looked for.
+func TestBegins(t *testing.T) {
+	for _, form := range forms {
+		if !begins[form.prefix[0]] {
+			t.Errorf("%s is never found", form.prefix)
+		}
+	}
+}
+
+// Laws: nothing panics, as many arguments come out as went in, and what is masked once is masked.
+func FuzzMask(f *testing.F) {
+	f.Add(args("sh|-c|curl -u me:x --token 'a b' https://a:b@c?token=d|--password|AKIAIOSFODNN7EXAMPLE"))
+	f.Add(args("mysql|-px|{\"api_key\": \"x\"}|-----BEGIN PRIVATE KEY-----"))
+	f.Add("no end")
+	f.Fuzz(func(t *testing.T, in string) {
+		out, any := Mask(in)
+		if strings.Count(out, "\x00") != strings.Count(in, "\x00") {
+			t.Fatalf("%q -> %q", in, out)
+		}
+		if !any && out != in {
+			t.Fatalf("%q -> %q, and there was nothing to mask", in, out)
+		}
+		if again, _ := Mask(out); again != out {
+			t.Fatalf("%q -> %q -> %q", in, out, again)
+		}
+	})
+}
+
+func TestMaskDoesNotAllocate(t *testing.T) {
+	in := args("/usr/bin/python3|-m|http.server|--bind|127.0.0.1|--directory|/srv/www|8080|-O|key=value")
+	if n := testing.AllocsPerRun(100, func() { Mask(in) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkMask(b *testing.B) {
+	for name, in := range map[string]string{
+		"short": args("/usr/bin/python3|-m|http.server|--bind|127.0.0.1|--directory|/srv/www|8080|-O|key=value"),
+		"long":  args("cc" + strings.Repeat("|-I/usr/include/some/where|-DNAME=value", 500)),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				Mask(in)
+			}
+		})
+	}
+}
