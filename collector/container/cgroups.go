@@ -198,6 +198,12 @@ func (t *Tracker) track(f found) *tracked {
 		known.Pending = true
 		t.waiting[known.ID] = c
 		signal(t.pending)
+	} else {
+		c.described = true
+	}
+	if known.ECS != nil {
+		t.wishFor(c)
+		known.Pending = known.Pending || c.wish != nil
 	}
 	return c
 }
@@ -233,4 +239,5 @@ func (t *Tracker) drop(c *tracked) {
 	}
 	delete(t.containers, id)
 	delete(t.waiting, id)
+	delete(t.wishes, id)
 }

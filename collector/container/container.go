@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,11 @@ type Config struct {
 	// Docker is the engine's address, "unix:///var/run/docker.sock". Empty: no engine is asked, and no container is
 	// ever pending.
 	Docker string
+	// ECS is the address of the ECS agent's introspection API, "http://127.0.0.1:51678", and ECSMetadata that of its task
+	// metadata endpoint, "http://169.254.170.2". Without the first, neither is asked. ECSTags asks for the tags of tasks
+	// too, which has the ECS agent make a request to AWS for each task.
+	ECS, ECSMetadata string
+	ECSTags          bool
 	// Hierarchy is where cgroups have the ids that AddCgroup and Locate are given, see FindHierarchy. Zero: none.
 	Hierarchy Hierarchy
 	// Retain is how long at least a container and its cgroups are remembered after their end; 0 is 60 s.
@@ -72,6 +78,8 @@ type Stats struct {
 	EngineFailures    uint64 `json:"engine_failures"`    // requests to the engine, or its stream, that failed
 	UpdatesDropped    uint64 `json:"updates_dropped"`    // descriptions that nobody fetched in time
 	Undescribed       uint64 `json:"undescribed"`        // containers given out as pending and forgotten as such
+	TasksDisbelieved  uint64 `json:"tasks_disbelieved"`  // answers of the ECS agent about tasks that cannot be of this host
+	MetadataFailures  uint64 `json:"metadata_failures"`  // requests to the task metadata endpoint that failed
 }
 
 // Tracker knows the containers of this host. Its methods may be called from several goroutines.
@@ -80,6 +88,9 @@ type Tracker struct {
 	log    *slog.Logger
 	dial   func(context.Context) (net.Conn, error) // to the engine
 
+	ecsClient *http.Client
+
+	wished  chan struct{} // has a value when a container began to wait for the ECS agent
 	pending chan struct{} // has a value when a container began to wait for its description
 	sought  chan struct{} // has a value when a cgroup began to wait for a walk
 
@@ -90,8 +101,10 @@ type Tracker struct {
 	cgroups    map[uint64]cgroup
 	unknown    map[uint64]struct{} // cgroups to look for in the next walk
 	generation uint32              // of the last walk
+	wishes     map[string]*tracked // of containers, those the ECS agent is to be asked about
 	updates    []event.Container
 	engine     engineState
+	ecs        ecsState
 	stats      Stats
 }
 
@@ -103,6 +116,11 @@ type tracked struct {
 	cgroups int       // how many cgroups point here
 	gone    time.Time // when it was seen to be gone; zero while it exists
 	given   bool      // Describe gave it out as pending
+
+	described bool   // the engine has said all it has to say
+	wish      *wish  // nil when the ECS agent need not be asked
+	refused   bool   // the ECS agent does not know it
+	endpoint  string // the id of its task metadata endpoint, as its environment has it
 
 	asking   bool      // a request about it is under way
 	stale    bool      // whose answer will not be the last word
@@ -146,14 +164,21 @@ func New(c Config) (*Tracker, error) {
 		log:        c.Logger,
 		pending:    make(chan struct{}, 1),
 		sought:     make(chan struct{}, 1),
+		wished:     make(chan struct{}, 1),
+		ecsClient:  newECSClient((&net.Dialer{Timeout: ecsTimeout}).DialContext),
 		containers: make(map[string]*tracked),
 		waiting:    make(map[string]*tracked),
+		wishes:     make(map[string]*tracked),
 		cgroups:    make(map[uint64]cgroup),
 		unknown:    make(map[uint64]struct{}),
 		engine: engineState{
 			reason: "docker is off: containers are known by their ids only",
 			logged: make(map[string]struct{}),
 		},
+		ecs: ecsState{reason: "ecs is off: tasks are known by the paths and labels of their containers"},
+	}
+	if c.ECS != "" {
+		t.ecs.reason = "ecs agent was not asked yet"
 	}
 	t.dial = func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{Timeout: answerTimeout}).DialContext(ctx, "unix", socket)
@@ -170,6 +195,9 @@ func (t *Tracker) Run(ctx context.Context) error {
 	defer running.Wait()
 	if t.config.Docker != "" {
 		running.Go(func() { t.follow(ctx) })
+	}
+	if t.config.ECS != "" {
+		running.Go(func() { t.followECS(ctx) })
 	}
 	t.maintain(ctx)
 	return nil

@@ -37,7 +37,8 @@ func (t *Tracker) Updates() []event.Container {
 // facts is what the engine says of a container, in one message. What is empty is not said.
 type facts struct {
 	event.Container
-	labels map[string]string
+	labels   map[string]string
+	endpoint string // the id of the task metadata endpoint
 }
 
 // note adds what the engine says in passing.
@@ -64,6 +65,19 @@ func (t *Tracker) settle(id string, f facts) {
 	if c.failures > 0 {
 		c.failures = 0
 		t.engine.failing--
+	}
+	c.described = true
+	if c.told[fromIntrospection] == nil && !c.refused || c.endpoint != "" && c.told[fromMetadata] == nil {
+		t.wishFor(c)
+	}
+	t.complete(c)
+}
+
+// complete ends the wait for a container's description, when all who could tell more have told, and has the update
+// fetched if it was given out before. t.mu is held.
+func (t *Tracker) complete(c *tracked) {
+	if !c.known.Pending || !c.described || c.wish != nil {
+		return
 	}
 	known := *c.known
 	known.Pending = false
@@ -101,6 +115,7 @@ func (c *tracked) add(f facts) {
 	if task := labelled(f.labels); task != nil {
 		c.told[fromLabel] = task
 	}
+	set(&c.endpoint, f.endpoint)
 	known := *c.known
 	set(&known.Name, f.Name)
 	set(&known.Image, f.Image)

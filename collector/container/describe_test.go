@@ -34,7 +34,7 @@ func ecsTask() *event.ECS {
 }
 
 func TestWhatTheEngineSaysIsAdded(t *testing.T) {
-	all := facts{event.Container{Name: "ecs-shop-42-web", Image: "shop:1", ImageID: "sha256:1"}, ecsLabels()}
+	all := facts{Container: event.Container{Name: "ecs-shop-42-web", Image: "shop:1", ImageID: "sha256:1"}, labels: ecsLabels()}
 	tests := []struct {
 		name  string
 		known event.Container

@@ -232,8 +232,9 @@ func (t *Tracker) observe(m events.Message) {
 	switch m.Action {
 	case events.ActionCreate, events.ActionStart, events.ActionRename:
 		i := inspection{mask: t.config.Mask}
-		f := facts{event.Container{Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labelsOf(a))}, a}
-		f.Truncated = i.cut
+		f := facts{labels: a, Container: event.Container{
+			Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labelsOf(a)), Truncated: i.cut,
+		}}
 		t.note(id, f)
 		if m.Action == events.ActionStart {
 			t.askAgain(id)

@@ -41,6 +41,7 @@ type fakeEngine struct {
 type fakeContainer struct {
 	id, name, image, imageID string
 	labels                   map[string]string
+	env                      []string
 }
 
 // newFakeEngine returns an engine that is reached without a network, for use in a bubble of synctest.
@@ -198,7 +199,7 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if c.id == id {
 				json.NewEncoder(w).Encode(map[string]any{
 					"Id": c.id, "Name": "/" + c.name, "Image": c.imageID, "Path": "/bin/sh", "State": map[string]any{},
-					"Config":     map[string]any{"Image": c.image, "Labels": c.labels},
+					"Config":     map[string]any{"Image": c.image, "Labels": c.labels, "Env": c.env},
 					"HostConfig": map[string]any{"NetworkMode": "none"},
 				})
 				return

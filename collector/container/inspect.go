@@ -34,7 +34,7 @@ type inspection struct {
 
 // facts returns what the engine says of a container. Its image's digest is asked for apart.
 func (i *inspection) facts(c *container.InspectResponse) facts {
-	f := facts{labels: c.Config.Labels, Container: event.Container{
+	f := facts{labels: c.Config.Labels, endpoint: metadataEndpoint(c.Config.Env), Container: event.Container{
 		Name: i.text(strings.TrimPrefix(c.Name, "/")), Image: i.text(c.Config.Image), ImageID: i.text(c.Image),
 		Command:   i.command(c.Path, c.Args),
 		CreatedAt: timeOf(c.Created),
@@ -54,6 +54,21 @@ func (i *inspection) facts(c *container.InspectResponse) facts {
 	}
 	f.Truncated = i.cut
 	return f
+}
+
+// metadataEndpoint returns the id in the address that the ECS agent gives a task's containers for their metadata.
+func metadataEndpoint(env []string) string {
+	const prefix = "ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/"
+	for _, variable := range env {
+		if id, ok := strings.CutPrefix(variable, prefix); ok && len(id) <= 128 && id != "" && all(id, isEndpointByte) {
+			return strings.Clone(id)
+		}
+	}
+	return ""
+}
+
+func isEndpointByte(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '-'
 }
 
 // timeOf reads a time as Docker writes it; before a container's first start it is that of the year 1.

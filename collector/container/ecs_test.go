@@ -1,0 +1,396 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/taskguard/taskguard/collector/event"
+)
+
+const (
+	instanceARN = "arn:aws:ecs:eu-central-1:123456789012:container-instance/demo/fedcba9876543210fedcba9876543210"
+	endpointID  = "cc05ad2b-4a1f-4c6f-9d8b-27ac2de37ef6"
+)
+
+// fakeECS answers as the ECS agent does: its introspection API, and the task metadata endpoint.
+type fakeECS struct {
+	mu        sync.Mutex
+	down      bool
+	delay     time.Duration
+	misbehave func(w http.ResponseWriter, r *http.Request) (did bool)
+	cluster   string
+	tasks     []map[string]any
+	requests  []string
+	unrouted  bool // 169.254.170.2 leads nowhere
+}
+
+func (f *fakeECS) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// webTask is the task that web is in, as agent 1.77 shows it.
+func webTask() map[string]any {
+	return map[string]any{
+		"Arn": demoTaskARN, "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "Family": "shop", "Version": "42",
+		"Containers": []map[string]any{{
+			"DockerId": id1, "DockerName": "ecs-shop-42-web-aabb", "Name": "web", "Image": "shop:1", "ImageID": "sha256:11",
+			"CreatedAt": "2026-11-23T10:00:00.5Z", "StartedAt": "2026-11-23T10:00:01.5Z", "RestartCount": 1,
+			"Ports":    []map[string]any{{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 8080, "HostIp": "0.0.0.0"}},
+			"Networks": []map[string]any{{"NetworkMode": "bridge", "IPv4Addresses": []string{"172.17.0.2"}}},
+			"Volumes":  []map[string]any{{"Source": "/data", "Destination": "/data"}},
+		}},
+	}
+}
+
+func (f *fakeECS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.requests = append(f.requests, r.Host+r.URL.RequestURI())
+	delay, misbehave, cluster, tasks := f.delay, f.misbehave, f.cluster, f.tasks
+	f.mu.Unlock()
+	select {
+	case <-time.After(delay):
+	case <-r.Context().Done():
+		return
+	}
+	if misbehave != nil && misbehave(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	find := func(match func(task map[string]any) bool) {
+		for _, task := range tasks {
+			if match(task) {
+				json.NewEncoder(w).Encode(task)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"Arn":"","KnownStatus":"","Family":"","Version":"","Containers":null}`)
+	}
+	holds := func(task map[string]any, id string) bool {
+		text, _ := json.Marshal(task["Containers"])
+		return strings.Contains(string(text), id)
+	}
+	query := r.URL.Query()
+	switch {
+	case r.URL.Path == "/v1/metadata":
+		json.NewEncoder(w).Encode(map[string]any{
+			"Cluster": cluster, "ContainerInstanceArn": instanceARN, "Version": "Amazon ECS Agent - v1.102.0 (*deadbeef)",
+		})
+	case query.Has("dockerid"):
+		find(func(task map[string]any) bool { return holds(task, query.Get("dockerid")) })
+	case query.Has("taskarn"):
+		find(func(task map[string]any) bool { return task["Arn"] == query.Get("taskarn") })
+	case r.URL.Path == "/v1/tasks":
+		json.NewEncoder(w).Encode(map[string]any{"Tasks": tasks})
+	case strings.HasPrefix(r.URL.Path, "/v4/"+endpointID+"/task"):
+		find(func(task map[string]any) bool {
+			if !holds(task, id1) {
+				return false
+			}
+			answer := map[string]any{
+				"Cluster": cluster, "TaskARN": task["Arn"], "Family": task["Family"], "Revision": task["Version"],
+				"DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "LaunchType": "EC2", "ServiceName": "shop-service",
+				"AvailabilityZone": "eu-central-1a", "Containers": task["Containers"],
+			}
+			if strings.HasSuffix(r.URL.Path, "WithTags") {
+				answer["TaskTags"] = map[string]string{"team": "shop", "stage": "test"}
+			}
+			json.NewEncoder(w).Encode(answer)
+			return true
+		})
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+// ecsBubble runs a test with a tracker on a fake engine and a fake ECS agent.
+func ecsBubble(t *testing.T, c Config, test func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS)) {
+	t.Helper()
+	c.ECS, c.ECSMetadata = "http://127.0.0.1:51678", "http://169.254.170.2"
+	synctest.Test(t, func(t *testing.T) {
+		engine, ecs := newFakeEngine(), &fakeECS{cluster: "demo", tasks: []map[string]any{webTask()}}
+		engine.start()
+		connections := &pipes{made: make(chan net.Conn)}
+		server := &http.Server{Handler: ecs}
+		go server.Serve(connections)
+		c.Docker = "unix:///fake"
+		tracker := newTracker(t, c)
+		tracker.dial = engine.dial
+		tracker.ecsClient = newECSClient(func(ctx context.Context, network, address string) (net.Conn, error) {
+			ecs.mu.Lock()
+			down := ecs.down || ecs.unrouted && strings.HasPrefix(address, "169.254.")
+			ecs.mu.Unlock()
+			if down {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			}
+			return connections.dial(ctx)
+		})
+		stop := run(t, tracker)
+		test(t, tracker, engine, ecs)
+		stop()
+		tracker.ecsClient.CloseIdleConnections()
+		server.Close()
+		engine.stop()
+	})
+}
+
+// pipes is a listener without a network.
+type pipes struct {
+	made chan net.Conn
+	once sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	conn, ok := <-p.made
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.made) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case p.made <- server:
+		return client, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// webInTask is what the ECS agent adds to web.
+func webInTask() *event.ECS {
+	task := ecsTask()
+	task.ContainerInstanceARN, task.DesiredStatus, task.KnownStatus = instanceARN, "RUNNING", "RUNNING"
+	task.StartedAt = time.Date(2026, 11, 23, 10, 0, 1, 5e8, time.UTC)
+	return task
+}
+
+func TestECSAgentConfirmsLabels(t *testing.T) {
+	ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
+		synctest.Wait()
+		engine.create(web)
+		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
+		synctest.Wait()
+		got := tracker.Describe(tracker.Locate(1, ""))
+		want := webInTask()
+		want.Sources = event.ECSSources{Cgroup: event.FactTaskID, Introspection: event.FactCluster | event.FactClusterARN |
+			event.FactContainerInstanceARN | event.FactTaskARN | event.FactFamily | event.FactRevision | event.FactContainer |
+			event.FactDesiredStatus | event.FactKnownStatus | event.FactStartedAt}
+		if diff := cmp.Diff(want, got.ECS); diff != "" || got.Pending {
+			t.Errorf("pending %v\n%s", got.Pending, diff)
+		}
+		if ok, reason := tracker.ECSState(); !ok || !strings.Contains(reason, "cluster demo") {
+			t.Errorf("%v, %q", ok, reason)
+		}
+	})
+}
+
+// Containers without labels, also those that Docker will not tell of, are known by the ECS agent's word.
+func TestECSAgentWithoutLabels(t *testing.T) {
+	ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
+		synctest.Wait()
+		engine.set(func() { engine.misbehave = fail("/json") })
+		tracker.AddCgroup(1, "/docker/"+id1)
+		if got := tracker.Describe(tracker.Locate(1, "")); got.ECS != nil || !got.Pending {
+			t.Errorf("%+v", got)
+		}
+		engine.set(func() { engine.misbehave = nil; engine.containers = []fakeContainer{{id: id1, name: "n", image: "i"}} })
+		time.Sleep(2 * time.Second)
+		got := tracker.Describe(tracker.Locate(1, ""))
+		if diff := cmp.Diff(webInTask(), got.ECS, sameFacts); diff != "" || got.Pending {
+			t.Errorf("pending %v\n%s", got.Pending, diff)
+		}
+	})
+}
+
+func TestTaskMetadataEndpoint(t *testing.T) {
+	for _, tags := range []bool{false, true} {
+		ecsBubble(t, Config{ECSTags: tags}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
+			synctest.Wait()
+			c := web
+			c.env = []string{"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID}
+			engine.create(c)
+			synctest.Wait()
+			want := webInTask()
+			want.Service, want.LaunchType = "shop-service", "EC2"
+			if tags {
+				want.Tags = []event.Tag{{Key: "stage", Value: "test"}, {Key: "team", Value: "shop"}}
+			}
+			got := tracker.Describe(tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1))
+			if diff := cmp.Diff(want, got.ECS, sameFacts); diff != "" || got.Pending {
+				t.Errorf("pending %v\n%s", got.Pending, diff)
+			}
+		})
+	}
+}
+
+// Whoever starts a container can give it an environment that points to the endpoint of another.
+func TestTaskMetadataOfAnother(t *testing.T) {
+	ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
+		synctest.Wait()
+		engine.create(fakeContainer{id: id2, name: "liar", image: "i", env: []string{
+			"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID,
+		}})
+		time.Sleep(time.Minute)
+		if got := tracker.Describe(tracker.Locate(0, "/docker/"+id2)); got.ECS != nil || got.Pending {
+			t.Errorf("%+v", got)
+		}
+	})
+	for _, uri := range []string{
+		"http://169.254.170.2/v4/../../x", "http://10.0.0.1/v4/" + endpointID, "http://169.254.170.2/v4/", "https://169.254.170.2/v4/1",
+		"http://169.254.170.2/v4/1?x", "http://169.254.170.2/v4/" + strings.Repeat("1", 200), "http://169.254.170.2@10.0.0.1/v4/1",
+	} {
+		if id := metadataEndpoint([]string{"ECS_CONTAINER_METADATA_URI_V4=" + uri}); id != "" {
+			t.Errorf("%s leads to %q", uri, id)
+		}
+	}
+}
+
+// What cannot be true of this host is not believed, and nothing waits for it for ever.
+func TestECSAgentThatLies(t *testing.T) {
+	other := strings.Repeat("f", 32)
+	for name, lie := range map[string]func(task map[string]any){
+		"another cluster": func(task map[string]any) { task["Arn"] = strings.Replace(demoTaskARN, "demo", "prod", 1) },
+		"another account": func(task map[string]any) {
+			task["Arn"] = strings.Replace(demoTaskARN, "123456789012", "999999999999", 1)
+		},
+		"no arn":       func(task map[string]any) { task["Arn"] = "x\ny" },
+		"another task": func(task map[string]any) { task["Arn"] = strings.Replace(demoTaskARN, task32, other, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS) {
+				synctest.Wait()
+				ecs.set(func() { lie(ecs.tasks[0]) })
+				tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
+				engine.create(web)
+				time.Sleep(time.Minute)
+				got := tracker.Describe(tracker.Locate(1, ""))
+				want := ecsTask() // by the path and the labels
+				want.Disputed = name == "another task"
+				if diff := cmp.Diff(want, got.ECS, sameFacts); diff != "" || got.Pending {
+					t.Errorf("pending %v\n%s", got.Pending, diff)
+				}
+				if n := tracker.Stats().TasksDisbelieved; (n == 0) != (name == "another task") {
+					t.Errorf("%d disbelieved", n)
+				}
+			})
+		})
+	}
+}
+
+// Whatever becomes of the ECS agent, containers are described as far as Docker knows them.
+func TestECSAgentThatFails(t *testing.T) {
+	answer := func(status int, body string) func(*fakeECS) {
+		return func(f *fakeECS) {
+			f.misbehave = func(w http.ResponseWriter, _ *http.Request) bool {
+				w.WriteHeader(status)
+				io.WriteString(w, body)
+				return true
+			}
+		}
+	}
+	for name, fault := range map[string]func(f *fakeECS){
+		"not there":        func(f *fakeECS) { f.down = true },
+		"hangs":            func(f *fakeECS) { f.delay = time.Hour },
+		"answers 500":      answer(500, "{}"),
+		"answers garbage":  answer(200, "<html>\x00\xff"),
+		"answers nothing":  answer(200, ""),
+		"answers too much": answer(200, `{"Cluster":"`+strings.Repeat("x", maxAnswer)+`"}`),
+		"redirects": func(f *fakeECS) {
+			f.misbehave = func(w http.ResponseWriter, r *http.Request) bool {
+				http.Redirect(w, r, "http://10.0.0.1/", 302)
+				return true
+			}
+		},
+		"no cluster":        func(f *fakeECS) { f.cluster = "" },
+		"knows no task":     func(f *fakeECS) { f.tasks = nil },
+		"metadata unrouted": func(f *fakeECS) { f.unrouted = true },
+	} {
+		for _, when := range []string{"before", "after"} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS) {
+					if when == "after" {
+						synctest.Wait() // it has answered once
+					}
+					ecs.set(func() { fault(ecs) })
+					c := web
+					c.env = []string{"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID}
+					engine.create(c)
+					located := tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1)
+					tracker.Describe(located)
+					time.Sleep(40 * time.Second)
+					got := tracker.Describe(located)
+					if got.Pending || got.Name != web.name || got.ECS.TaskARN != demoTaskARN {
+						t.Errorf("%+v", got)
+					}
+					if updates := tracker.Updates(); len(updates) != 1 {
+						t.Errorf("updates %+v", updates)
+					}
+					if n := len(ecs.requests); n > 30 {
+						t.Errorf("%d requests", n)
+					}
+					ecs.set(func() {
+						ecs.down, ecs.delay, ecs.misbehave, ecs.unrouted = false, 0, nil, false
+						ecs.cluster, ecs.tasks = "demo", []map[string]any{webTask()}
+					})
+					time.Sleep(2 * time.Minute)
+					if got := tracker.Describe(located); name != "metadata unrouted" && got.ECS.KnownStatus != "RUNNING" {
+						t.Errorf("not reconciled: %+v", got.ECS)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Many containers at once are looked up in one list.
+func TestManyContainersAreAskedForTogether(t *testing.T) {
+	ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS) {
+		synctest.Wait()
+		const many = 1000
+		ecs.set(func() {
+			for i := range many {
+				task := webTask()
+				task["Arn"] = fmt.Sprintf("%s%032x", strings.TrimSuffix(demoTaskARN, task32), i)
+				task["Containers"].([]map[string]any)[0]["DockerId"] = hexID(i)
+				ecs.tasks = append(ecs.tasks, task)
+			}
+			ecs.requests = nil
+		})
+		engine.set(func() {
+			for i := range many {
+				engine.containers = append(engine.containers, fakeContainer{id: hexID(i), name: "n", image: "i"})
+			}
+		})
+		for i := range many {
+			tracker.AddCgroup(uint64(100+i), fmt.Sprintf("/ecs/%032x/%s", i, hexID(i)))
+		}
+		time.Sleep(30 * time.Second)
+		for i := range many {
+			if got := tracker.Describe(tracker.Locate(uint64(100+i), "")); got.Pending || got.ECS.KnownStatus != "RUNNING" {
+				t.Fatalf("%d: %+v %+v", i, got, got.ECS)
+			}
+		}
+		if n := len(ecs.requests); n > many/4 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
