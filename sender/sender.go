@@ -47,8 +47,9 @@ type Config struct {
 	Host      func() event.Host // asked at every seal; required
 	Spool     *spool.Spool      // the sender's alone; required
 	Transport Transport         // required
-	// Describe tells what is known of a container that a batch names. Nil is what its event says.
-	Describe func(*event.Container) event.Container
+	// Describe tells what is known of a container that a batch names and has so many events of. Nil is what its event
+	// says.
+	Describe func(c *event.Container, events uint64) event.Container
 	// Updates returns the containers that were described since it was last asked, after a batch had been sealed that
 	// named them as pending. Nil is none.
 	Updates func() []event.Container

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,6 +32,8 @@ type config struct {
 	EBPF               bool   `key:"sources.ebpf"`
 	Audit              bool   `key:"sources.audit"`
 	DockerSocket       string `key:"docker.socket"`
+	ECSAgent           string `key:"ecs.agent"`
+	ECSTags            bool   `key:"ecs.tags"`
 	IMDS               bool   `key:"host.imds"`
 	SpoolMaxBytes      int64  `key:"spool.max_bytes"`
 	Events             ebpf.Settings
@@ -40,7 +43,7 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		StateDir: "/var/lib/taskguard", Socket: "/run/taskguard/agent.sock", EBPF: true, Audit: true,
-		DockerSocket: "/var/run/docker.sock", IMDS: true, SpoolMaxBytes: 256 << 20, LogLevel: slog.LevelInfo,
+		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, LogLevel: slog.LevelInfo,
 		Events: ebpf.Settings{
 			Watched: []string{
 				"/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh/ssh_host_", "/root/.ssh/", "/root/.aws/",
@@ -80,6 +83,12 @@ func settings() []setting {
 		{key: "sources.audit", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.Audit })},
 		{key: "docker.socket", want: "an absolute path, or nothing",
 			set: path(func(c *config) *string { return &c.DockerSocket }, true)},
+		{key: "ecs.agent", want: "http://ADDRESS:PORT of this host's loopback, or nothing", set: func(c *config, v string) bool {
+			u, err := url.Parse(v)
+			c.ECSAgent = v
+			return v == "" || err == nil && u.Scheme == "http" && isLoopback(u) && u.String() == "http://"+u.Host
+		}},
+		{key: "ecs.tags", want: "true or false", set: boolean(func(c *config) *bool { return &c.ECSTags })},
 		{key: "host.imds", want: "auto or off", set: autoOff(func(c *config) *bool { return &c.IMDS })},
 		{key: "spool.max_bytes", want: "a size of 1MiB or more, such as 256MiB", set: func(c *config, v string) bool {
 			n, err := parseBytes(v)
@@ -92,10 +101,7 @@ func settings() []setting {
 				kind, err := event.ParseKind(v)
 				return kind, err == nil && slices.Contains(observable(), kind)
 			}),
-		{key: "events.open_all", want: "true or false", set: func(c *config, v string) bool {
-			c.Events.OpenAll = v == "true"
-			return v == "true" || v == "false"
-		}},
+		{key: "events.open_all", want: "true or false", set: boolean(func(c *config) *bool { return &c.Events.OpenAll })},
 		list("events.watched_paths", fmt.Sprintf("an absolute path of at most %d bytes, once", ebpf.MaxWatchedBytes),
 			ebpf.MaxWatched, func(c *config) *[]string { return &c.Events.Watched },
 			func(v string) (string, bool) { return v, filepath.IsAbs(v) && len(v) <= ebpf.MaxWatchedBytes }),
@@ -136,6 +142,18 @@ func path(field func(*config) *string, empty bool) func(*config, string) bool {
 		*field(c) = v
 		return filepath.IsAbs(v) || v == "" && empty
 	}
+}
+
+func boolean(field func(*config) *bool) func(*config, string) bool {
+	return func(c *config, v string) bool {
+		*field(c) = v == "true"
+		return v == "true" || v == "false"
+	}
+}
+
+func isLoopback(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.IsLoopback() && u.Port() != ""
 }
 
 func autoOff(field func(*config) *bool) func(*config, string) bool {

@@ -18,8 +18,9 @@ import (
 )
 
 // local serves status and events to this host's root, by HTTP on a unix socket: GET /v1/status is a JSON object, GET
-// /v1/events is one event a line, ?follow=1 those to come instead of the newest ones, ?kind=K (repeated) only those. A
-// client that falls behind those to come misses some: an agent.loss event at the stage "live" stands in their place.
+// /v1/containers is one container a line, GET /v1/events is one event a line, ?follow=1 those to come instead of the
+// newest ones, ?kind=K (repeated) only those. A client that falls behind those to come misses some: an agent.loss event
+// at the stage "live" stands in their place.
 type local struct {
 	server *http.Server
 	agent  *agent
@@ -51,6 +52,7 @@ func listenLocal(a *agent) (*local, error) {
 	l := &local{agent: a, codec: codec, done: make(chan error, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", l.status)
+	mux.HandleFunc("GET /v1/containers", l.containers)
 	mux.HandleFunc("GET /v1/events", l.events)
 	l.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
 	go func() { l.done <- l.server.Serve(listener) }()

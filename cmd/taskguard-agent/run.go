@@ -135,7 +135,7 @@ func (a *agent) open(ctx context.Context) error {
 		a.log.Warn("containers are told apart by the path of their processes' cgroups", "error", err)
 	}
 	a.tracker, err = container.New(container.Config{
-		Docker: dockerURL(a.cfg.DockerSocket), Hierarchy: hierarchy,
+		Docker: dockerURL(a.cfg.DockerSocket), ECS: a.cfg.ECSAgent, ECSTags: a.cfg.ECSTags, Hierarchy: hierarchy,
 		Credential: secret.Kind, Mask: secret.Mask, Logger: a.log.With("component", "container"),
 	})
 	if err != nil {

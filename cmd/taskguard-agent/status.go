@@ -44,6 +44,10 @@ type status struct {
 		Reason    string `json:"reason,omitempty"`
 		container.Stats
 	} `json:"containers"`
+	ECS struct {
+		Connected bool   `json:"connected"` // the ECS agent answers
+		Reason    string `json:"reason,omitempty"`
+	} `json:"ecs"`
 	Processes process.Stats `json:"processes"`
 }
 
@@ -69,6 +73,7 @@ func (a *agent) status() status {
 	s.Upload.Endpoint, s.Upload.Upload = a.cfg.EndpointURL, a.sender.Upload()
 	s.Containers.Connected, s.Containers.Reason = a.tracker.State()
 	s.Containers.Stats = a.tracker.Stats()
+	s.ECS.Connected, s.ECS.Reason = a.tracker.ECSState()
 	s.Processes = a.table.Stats()
 	return s
 }
@@ -127,8 +132,9 @@ func statusCommand() *cobra.Command {
 			return printStatus(cmd.OutOrStdout(), &s, useColor(cmd.OutOrStdout()))
 		},
 	}
-	addSocketFlag(cmd, &socket)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.PersistentFlags().StringVar(&socket, "socket", defaultConfig().Socket, "the running agent's `socket`")
+	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON, one object a line")
+	cmd.AddCommand(statusContainersCommand(&socket, &asJSON))
 	return cmd
 }
 
@@ -141,6 +147,7 @@ func printStatus(out io.Writer, s *status, color bool) error {
 	fmt.Fprintf(w, "host\t%s%s\n", event.Escape(s.Host.Hostname), brackets(s.Host.InstanceID))
 	fmt.Fprintf(w, "endpoint\t%s: %s\n", event.Escape(s.Upload.Endpoint), uploadText(s.Upload.Upload, color))
 	fmt.Fprintf(w, "containers\t%d known%s\n", s.Containers.Containers, brackets(s.Containers.Reason))
+	fmt.Fprintf(w, "ecs\t%s\n", event.Escape(s.ECS.Reason))
 	l := s.Ledger
 	fmt.Fprintf(w, "ledger\tobserved %d = acked %d + spooled %d + open %d + lost %d\n", l.Observed, l.Acked, l.Spooled, l.Open,
 		sum(l.Lost))

@@ -116,6 +116,7 @@ type tracked struct {
 	cgroups int       // how many cgroups point here
 	gone    time.Time // when it was seen to be gone; zero while it exists
 	given   bool      // Describe gave it out as pending
+	events  uint64    // that Describe was told of
 
 	described bool   // the engine has said all it has to say
 	wish      *wish  // nil when the ECS agent need not be asked
@@ -149,6 +150,9 @@ func New(c Config) (*Tracker, error) {
 	}
 	if c.MaxCgroups <= 0 {
 		c.MaxCgroups = defaultMaxCgroups
+	}
+	if c.ECSMetadata == "" {
+		c.ECSMetadata = "http://169.254.170.2"
 	}
 	if c.Credential == nil {
 		c.Credential = func(string, string) string { return "" }

@@ -141,7 +141,7 @@ func TestOnlyDockersContainersArePending(t *testing.T) {
 		"/ecs/" + task32 + "/" + task32 + "-1":                false,
 		"/ecs/demo/" + task32 + "/" + hexID(6) + "/sub.scope": true,
 	} {
-		if c := tracker.Locate(0, path); c == nil || c.Pending != pending || tracker.Describe(c).Pending != pending {
+		if c := tracker.Locate(0, path); c == nil || c.Pending != pending || tracker.Describe(c, 0).Pending != pending {
 			t.Errorf("%s: got %+v, want pending %v", path, c, pending)
 		}
 	}
@@ -352,7 +352,7 @@ func TestUpdatesAreBounded(t *testing.T) {
 	tracker := newTracker(t, Config{Docker: "unix:///nowhere", MaxContainers: limit})
 	for n := range 2 * limit {
 		c := tracker.Locate(0, "/docker/"+hexID(n))
-		tracker.Describe(c)
+		tracker.Describe(c, 0)
 		tracker.settle(c.ID, facts{Container: event.Container{Name: "x"}})
 		tracker.destroyed(c.ID)
 	}
@@ -375,7 +375,7 @@ func TestAPendingContainerThatIsForgottenIsCounted(t *testing.T) {
 			tracker.destroyed(hexID(n))
 		}
 		c := tracker.Locate(0, "/docker/"+hexID(1))
-		tracker.Describe(c)
+		tracker.Describe(c, 0)
 		time.Sleep(time.Minute - time.Second)
 		tracker.forget(time.Now())
 		if s := tracker.Stats(); s.Containers != 3 || s.Undescribed != 0 {
@@ -386,7 +386,7 @@ func TestAPendingContainerThatIsForgottenIsCounted(t *testing.T) {
 		if s := tracker.Stats(); s.Containers != 0 || s.Pending != 0 || s.Undescribed != 1 {
 			t.Errorf("got %+v, want one undescribed", s)
 		}
-		if got := tracker.Describe(c); got.ID != c.ID || got.Name != "x" || !got.Pending {
+		if got := tracker.Describe(c, 0); got.ID != c.ID || got.Name != "x" || !got.Pending {
 			t.Errorf("a forgotten container is described as %+v, want what the caller had", got)
 		}
 	})

@@ -1,6 +1,8 @@
 package container
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -11,17 +13,37 @@ import (
 // maxValue bounds what is kept of anything the engine says, in bytes: a label may be as long as its author likes.
 const maxValue = 1024
 
-// Describe returns all that is known now of a container that Locate returned. While the description is Pending,
-// what the engine said so far is in it; once it is complete, Updates has it.
-func (t *Tracker) Describe(c *event.Container) event.Container {
+// Describe returns all that is known now of a container that Locate returned, for so many events of it. While the
+// description is Pending, what was said so far is in it; once it is complete, Updates has it.
+func (t *Tracker) Describe(c *event.Container, events uint64) event.Container {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tracked, ok := t.containers[c.ID]
 	if !ok {
 		return *c
 	}
+	tracked.events += events
 	tracked.given = tracked.given || tracked.known.Pending
 	return *tracked.known
+}
+
+// Known is a container as List tells of it.
+type Known struct {
+	event.Container
+	Events  uint64    `json:"events"`            // that Describe was told of
+	EndedAt time.Time `json:"ended_at,omitzero"` // when it was removed, if it was
+}
+
+// List returns the containers that are remembered, by name.
+func (t *Tracker) List() []Known {
+	t.mu.Lock()
+	list := make([]Known, 0, len(t.containers))
+	for _, c := range t.containers {
+		list = append(list, Known{*c.known, c.events, c.gone})
+	}
+	t.mu.Unlock()
+	slices.SortFunc(list, func(a, b Known) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	return list
 }
 
 // Updates returns the descriptions that were completed since the last call, of containers that Describe gave out as

@@ -49,8 +49,8 @@ func TestDocker(t *testing.T) {
 	}
 	described := func(t *testing.T, c *event.Container, want event.Container) {
 		t.Helper()
-		eventually(t, "the description", func() bool { return !tracker.Describe(c).Pending })
-		if diff := cmp.Diff(want, identity(tracker.Describe(c)), sameFacts); diff != "" {
+		eventually(t, "the description", func() bool { return !tracker.Describe(c, 0).Pending })
+		if diff := cmp.Diff(want, identity(tracker.Describe(c, 0)), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -80,7 +80,7 @@ func TestDocker(t *testing.T) {
 			return !ok && strings.Contains(reason, "start docker")
 		})
 		before := tracker.Locate(0, "/docker/"+id2)
-		if !tracker.Describe(before).Pending {
+		if !tracker.Describe(before, 0).Pending {
 			t.Error("not pending while the engine is down")
 		}
 		docker.Restart(t)

@@ -290,7 +290,7 @@ func TestContainerThatRunsWhenTheAgentStarts(t *testing.T) {
 		tracker.dial = engine.dial
 		defer run(t, tracker)()
 		synctest.Wait()
-		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1))
+		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1), 0)
 		if diff := cmp.Diff(webDescribed(), got, sameFacts); diff != "" {
 			t.Error(diff)
 		}
@@ -311,7 +311,7 @@ func TestSlowEngine(t *testing.T) {
 		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 		c := tracker.Locate(1, "")
 		want := event.Container{ID: id1, Runtime: "docker", ECS: &event.ECS{TaskID: task32}, Pending: true}
-		if diff := cmp.Diff(want, tracker.Describe(c), sameFacts); diff != "" {
+		if diff := cmp.Diff(want, tracker.Describe(c, 0), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 		if !time.Now().Equal(before) {
@@ -324,7 +324,7 @@ func TestSlowEngine(t *testing.T) {
 		if updates := tracker.Updates(); updates != nil {
 			t.Errorf("the update came again: %v", updates)
 		}
-		if diff := cmp.Diff(webDescribed(), tracker.Describe(c), sameFacts); diff != "" {
+		if diff := cmp.Diff(webDescribed(), tracker.Describe(c, 0), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -340,7 +340,7 @@ func TestCreateEventIsUsedAtOnce(t *testing.T) {
 		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 		want := webCreated()
 		want.Pending = true
-		if diff := cmp.Diff(want, tracker.Describe(tracker.Locate(1, "")), sameFacts); diff != "" {
+		if diff := cmp.Diff(want, tracker.Describe(tracker.Locate(1, ""), 0), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 		time.Sleep(21 * time.Second)
@@ -359,14 +359,14 @@ func TestContainerThatIsGoneBeforeItIsInspected(t *testing.T) {
 		engine.destroy(web)
 		synctest.Wait()
 		c := tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1)
-		tracker.Describe(c)
+		tracker.Describe(c, 0)
 		time.Sleep(2 * time.Second)
 		want := webCreated()
 		if diff := cmp.Diff([]event.Container{want}, tracker.Updates(), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 		time.Sleep(defaultRetain - 3*time.Second)
-		if got := tracker.Describe(c); got.Name != want.Name {
+		if got := tracker.Describe(c, 0); got.Name != want.Name {
 			t.Errorf("forgotten before its time: %+v", got)
 		}
 		time.Sleep(defaultRetain)
@@ -380,7 +380,7 @@ func TestContainerThatIsGoneBeforeItIsInspected(t *testing.T) {
 func TestContainerThatTheEngineDoesNotKnow(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
 		c := tracker.Locate(0, "/kubepods/burstable/pod1/"+id2)
-		if !tracker.Describe(c).Pending {
+		if !tracker.Describe(c, 0).Pending {
 			t.Error("not pending before the engine was asked")
 		}
 		synctest.Wait()
@@ -403,7 +403,7 @@ func TestRename(t *testing.T) {
 		renamed.name = "other"
 		engine.say("rename", renamed)
 		synctest.Wait()
-		if got := tracker.Describe(&event.Container{ID: id1}); got.Name != "other" || got.Pending {
+		if got := tracker.Describe(&event.Container{ID: id1}, 0); got.Name != "other" || got.Pending {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -461,7 +461,7 @@ func TestEngineThatMisbehaves(t *testing.T) {
 			bubble(t, config, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
 				engine.set(func() { engine.misbehave, engine.containers = tt.answer, []fakeContainer{web} })
 				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
-				if idOf(c) != id1 || !tracker.Describe(c).Pending {
+				if idOf(c) != id1 || !tracker.Describe(c, 0).Pending {
 					t.Fatalf("got %+v", c)
 				}
 				time.Sleep(10 * time.Minute)
@@ -476,7 +476,7 @@ func TestEngineThatMisbehaves(t *testing.T) {
 				if ok, reason := tracker.State(); !ok {
 					t.Errorf("state after recovery: %q", reason)
 				}
-				if diff := cmp.Diff(webDescribed(), tracker.Describe(c), sameFacts); diff != "" {
+				if diff := cmp.Diff(webDescribed(), tracker.Describe(c, 0), sameFacts); diff != "" {
 					t.Error(diff)
 				}
 				if updates := tracker.Updates(); len(updates) != 1 {
@@ -508,7 +508,7 @@ func TestListThatFails(t *testing.T) {
 				engine.set(func() { engine.misbehave, engine.containers = answer, []fakeContainer{web} })
 				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
 				synctest.Wait()
-				if diff := cmp.Diff(webDescribed(), tracker.Describe(c), sameFacts); diff != "" {
+				if diff := cmp.Diff(webDescribed(), tracker.Describe(c, 0), sameFacts); diff != "" {
 					t.Error(diff)
 				}
 				if s := tracker.Stats(); s.EngineFailures != 1 {
@@ -525,7 +525,7 @@ func TestInspectThatFails(t *testing.T) {
 		synctest.Wait()
 		engine.set(func() { engine.misbehave = fail(id2 + "/json") })
 		bad := tracker.Locate(0, "/docker/"+id2)
-		tracker.Describe(bad)
+		tracker.Describe(bad, 0)
 		time.Sleep(time.Hour)
 		if n := engine.count("GET /containers/" + id2); n < 60 || n > 75 {
 			t.Errorf("asked %d times in an hour, want about once a minute", n)
@@ -536,7 +536,7 @@ func TestInspectThatFails(t *testing.T) {
 		}
 		engine.create(web)
 		synctest.Wait()
-		if got := tracker.Describe(&event.Container{ID: id1}); got.Pending {
+		if got := tracker.Describe(&event.Container{ID: id1}, 0); got.Pending {
 			t.Errorf("another container waits for the one that fails: %+v", got)
 		}
 		engine.set(func() { engine.misbehave = nil })
@@ -576,7 +576,7 @@ func TestEngineRestarts(t *testing.T) {
 		time.Sleep(time.Hour)
 		engine.stop()
 		c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
-		tracker.Describe(c)
+		tracker.Describe(c, 0)
 		time.Sleep(time.Hour)
 		if ok, reason := tracker.State(); ok || !strings.Contains(reason, "connection refused: start docker") {
 			t.Errorf("state: %v, %q", ok, reason)
@@ -584,13 +584,13 @@ func TestEngineRestarts(t *testing.T) {
 		engine.set(func() { engine.containers = []fakeContainer{web} })
 		engine.start()
 		time.Sleep(maxBackoff)
-		if diff := cmp.Diff(webDescribed(), tracker.Describe(c), sameFacts); diff != "" {
+		if diff := cmp.Diff(webDescribed(), tracker.Describe(c, 0), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 		other := fakeContainer{id: id2, name: "other", image: "o", imageID: "sha256:2"}
 		engine.create(other)
 		synctest.Wait()
-		if got := tracker.Describe(&event.Container{ID: id2}); got.Name != "other" {
+		if got := tracker.Describe(&event.Container{ID: id2}, 0); got.Name != "other" {
 			t.Errorf("the stream after the restart is not followed: %+v", got)
 		}
 		time.Sleep(steadyAfter)
@@ -665,7 +665,7 @@ func TestEngineOnASocket(t *testing.T) {
 	go server.Serve(listener)
 	defer server.Close()
 	eventually(t, "the description", func() bool {
-		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1))
+		got := tracker.Describe(tracker.Locate(0, "/ecs/"+task32+"/"+id1), 0)
 		return cmp.Equal(webDescribed(), got, sameFacts)
 	})
 }

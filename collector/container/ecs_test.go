@@ -42,6 +42,12 @@ func (f *fakeECS) set(change func()) {
 	change()
 }
 
+func (f *fakeECS) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.requests)
+}
+
 // webTask is the task that web is in, as agent 1.77 shows it.
 func webTask() map[string]any {
 	return map[string]any{
@@ -189,7 +195,7 @@ func TestECSAgentConfirmsLabels(t *testing.T) {
 		engine.create(web)
 		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 		synctest.Wait()
-		got := tracker.Describe(tracker.Locate(1, ""))
+		got := tracker.Describe(tracker.Locate(1, ""), 0)
 		want := webInTask()
 		want.Sources = event.ECSSources{Cgroup: event.FactTaskID, Introspection: event.FactCluster | event.FactClusterARN |
 			event.FactContainerInstanceARN | event.FactTaskARN | event.FactFamily | event.FactRevision | event.FactContainer |
@@ -209,12 +215,12 @@ func TestECSAgentWithoutLabels(t *testing.T) {
 		synctest.Wait()
 		engine.set(func() { engine.misbehave = fail("/json") })
 		tracker.AddCgroup(1, "/docker/"+id1)
-		if got := tracker.Describe(tracker.Locate(1, "")); got.ECS != nil || !got.Pending {
+		if got := tracker.Describe(tracker.Locate(1, ""), 0); got.ECS != nil || !got.Pending {
 			t.Errorf("%+v", got)
 		}
 		engine.set(func() { engine.misbehave = nil; engine.containers = []fakeContainer{{id: id1, name: "n", image: "i"}} })
 		time.Sleep(2 * time.Second)
-		got := tracker.Describe(tracker.Locate(1, ""))
+		got := tracker.Describe(tracker.Locate(1, ""), 0)
 		if diff := cmp.Diff(webInTask(), got.ECS, sameFacts); diff != "" || got.Pending {
 			t.Errorf("pending %v\n%s", got.Pending, diff)
 		}
@@ -234,7 +240,7 @@ func TestTaskMetadataEndpoint(t *testing.T) {
 			if tags {
 				want.Tags = []event.Tag{{Key: "stage", Value: "test"}, {Key: "team", Value: "shop"}}
 			}
-			got := tracker.Describe(tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1))
+			got := tracker.Describe(tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1), 0)
 			if diff := cmp.Diff(want, got.ECS, sameFacts); diff != "" || got.Pending {
 				t.Errorf("pending %v\n%s", got.Pending, diff)
 			}
@@ -250,7 +256,7 @@ func TestTaskMetadataOfAnother(t *testing.T) {
 			"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID,
 		}})
 		time.Sleep(time.Minute)
-		if got := tracker.Describe(tracker.Locate(0, "/docker/"+id2)); got.ECS != nil || got.Pending {
+		if got := tracker.Describe(tracker.Locate(0, "/docker/"+id2), 0); got.ECS != nil || got.Pending {
 			t.Errorf("%+v", got)
 		}
 	})
@@ -282,7 +288,7 @@ func TestECSAgentThatLies(t *testing.T) {
 				tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 				engine.create(web)
 				time.Sleep(time.Minute)
-				got := tracker.Describe(tracker.Locate(1, ""))
+				got := tracker.Describe(tracker.Locate(1, ""), 0)
 				want := ecsTask() // by the path and the labels
 				want.Disputed = name == "another task"
 				if diff := cmp.Diff(want, got.ECS, sameFacts); diff != "" || got.Pending {
@@ -335,16 +341,16 @@ func TestECSAgentThatFails(t *testing.T) {
 					c.env = []string{"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID}
 					engine.create(c)
 					located := tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1)
-					tracker.Describe(located)
+					tracker.Describe(located, 0)
 					time.Sleep(40 * time.Second)
-					got := tracker.Describe(located)
+					got := tracker.Describe(located, 0)
 					if got.Pending || got.Name != web.name || got.ECS.TaskARN != demoTaskARN {
 						t.Errorf("%+v", got)
 					}
 					if updates := tracker.Updates(); len(updates) != 1 {
 						t.Errorf("updates %+v", updates)
 					}
-					if n := len(ecs.requests); n > 30 {
+					if n := ecs.count(); n > 30 {
 						t.Errorf("%d requests", n)
 					}
 					ecs.set(func() {
@@ -352,7 +358,7 @@ func TestECSAgentThatFails(t *testing.T) {
 						ecs.cluster, ecs.tasks = "demo", []map[string]any{webTask()}
 					})
 					time.Sleep(2 * time.Minute)
-					if got := tracker.Describe(located); name != "metadata unrouted" && got.ECS.KnownStatus != "RUNNING" {
+					if got := tracker.Describe(located, 0); name != "metadata unrouted" && got.ECS.KnownStatus != "RUNNING" {
 						t.Errorf("not reconciled: %+v", got.ECS)
 					}
 				})
@@ -385,11 +391,11 @@ func TestManyContainersAreAskedForTogether(t *testing.T) {
 		}
 		time.Sleep(30 * time.Second)
 		for i := range many {
-			if got := tracker.Describe(tracker.Locate(uint64(100+i), "")); got.Pending || got.ECS.KnownStatus != "RUNNING" {
+			if got := tracker.Describe(tracker.Locate(uint64(100+i), ""), 0); got.Pending || got.ECS.KnownStatus != "RUNNING" {
 				t.Fatalf("%d: %+v %+v", i, got, got.ECS)
 			}
 		}
-		if n := len(ecs.requests); n > many/4 {
+		if n := ecs.count(); n > many/4 {
 			t.Errorf("%d requests", n)
 		}
 	})

@@ -105,8 +105,8 @@ func TestPosture(t *testing.T) {
 		args := append([]string{"create"}, append(net, strings.Fields(flags)...)...)
 		id := docker.Run(t, append(args, "shop:1", "sh", "-c", "sleep 1000", "--password", hidden)...)
 		c := tracker.Locate(0, "/docker/"+id)
-		eventually(t, "the description", func() bool { return !tracker.Describe(c).Pending })
-		known := tracker.Describe(c)
+		eventually(t, "the description", func() bool { return !tracker.Describe(c, 0).Pending })
+		known := tracker.Describe(c, 0)
 		if got, want := known.Posture.Traits, usual&^test.remove|test.add; got != want {
 			t.Errorf("%s: traits %v, want %v", test.flags, got.Names(), want.Names())
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -297,6 +298,18 @@ func TestRoundTripContainerOfItsOwn(t *testing.T) {
 		events[i].Time, events[i].Host = host.BootTime, &host
 	}
 	roundTrip(t, events)
+	b := batch.NewBuilder()
+	for i := range events {
+		b.Append(&events[i])
+	}
+	counts := map[string]uint64{}
+	b.Seal(nil, header, func(c *event.Container, events uint64) event.Container {
+		counts[c.ID] = events
+		return *c
+	})
+	if want := map[string]uint64{"aa": 2, "bb": 2}; !maps.Equal(counts, want) {
+		t.Errorf("%v events, want %v", counts, want)
+	}
 }
 
 func TestContainersAreDescribedAtSeal(t *testing.T) {
@@ -306,8 +319,11 @@ func TestContainersAreDescribedAtSeal(t *testing.T) {
 	b.Append(&e)
 	b.Append(&e)
 	asked := 0
-	data := b.Seal(nil, header, func(c *event.Container) event.Container {
+	data := b.Seal(nil, header, func(c *event.Container, events uint64) event.Container {
 		asked++
+		if events != 2 {
+			t.Errorf("%d events, want 2", events)
+		}
 		return event.Container{ID: c.ID, Name: "web"}
 	})
 	got, err := batch.Decode(data)

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -22,7 +23,7 @@ type Builder struct {
 	// entries counts the process table. It exceeds len(processes): see place.
 	entries uint32
 	// described holds the containers in the order of their references.
-	described []*event.Container
+	described []inContainer
 
 	events    int
 	counts    [event.KindCount]uint64
@@ -30,9 +31,16 @@ type Builder struct {
 	lastTime  int64
 }
 
+// inContainer counts the events of a container, that is those that name it and those of processes in it.
+type inContainer struct {
+	container *event.Container
+	events    uint64
+}
+
 // place is where a process stands in the table.
 type place struct {
-	ref uint32
+	ref       uint32
+	container uint32 // of the process
 	// reach is how many of its ancestors the table links it to; event.MaxAncestors when none is missing. A process
 	// first written as another's distant ancestor has too few for an event of its own, and is written again.
 	reach int
@@ -73,10 +81,13 @@ func (b *Builder) Reset() {
 // one host, given to Seal. Of its container, the id is encoded now, the rest at Seal.
 func (b *Builder) Append(e *event.Event) {
 	// What the event points to is written before the event itself.
-	process, target := b.process(e.Process, 0).ref, b.process(e.Target, 0).ref
+	process, target := b.process(e.Process, 0), b.process(e.Target, 0)
 	var container uint32
 	if e.Container != nil && !runsIn(e.Process, e.Container) {
 		container = b.container(e.Container)
+	}
+	if in := cmp.Or(container, process.container); in != 0 {
+		b.described[in-1].events++
 	}
 	now := e.Time.UnixNano()
 	if b.events == 0 {
@@ -87,12 +98,12 @@ func (b *Builder) Append(e *event.Event) {
 	m = appendUint(m, 1, uint64(e.Kind))
 	m = appendUint(m, 2, protowire.EncodeZigZag(now-b.lastTime))
 	m = appendUint(m, 3, uint64(uint32(e.Result)))
-	m = appendUint(m, 4, uint64(process))
+	m = appendUint(m, 4, uint64(process.ref))
 	m = appendUint(m, 5, uint64(container))
 	if e.Kind == event.ProcessExit && e.Process != nil {
 		m = appendUint(m, 6, uint64(e.Process.Exit.Status()))
 	}
-	m = appendUint(m, 11, uint64(target))
+	m = appendUint(m, 11, uint64(target.ref))
 	m = b.appendGroup(m, e)
 	b.message = m
 	b.body = appendMessage(b.body, 9, m)
@@ -142,8 +153,9 @@ func runsIn(p *event.Process, c *event.Container) bool {
 }
 
 // Seal appends the finished batch to dst and returns it; it does not reset the builder. describe, unless nil, is
-// asked for every container that the batch names, and returns its description as far as it is known now.
-func (b *Builder) Seal(dst []byte, h Header, describe func(*event.Container) event.Container) []byte {
+// asked for every container that the batch names, told how many of its events are of the container, and returns its
+// description as far as it is known now.
+func (b *Builder) Seal(dst []byte, h Header, describe func(c *event.Container, events uint64) event.Container) []byte {
 	dst = appendBytes(dst, 1, h.ID.Agent[:])
 	dst = appendUint(dst, 2, h.ID.Epoch)
 	dst = appendUint(dst, 3, h.ID.Sequence)
@@ -151,9 +163,9 @@ func (b *Builder) Seal(dst []byte, h Header, describe func(*event.Container) eve
 	dst = appendFixed(dst, 5, uint64(b.firstTime))
 	dst = append(dst, b.body...)
 	for _, c := range b.described {
-		full := *c
+		full := *c.container
 		if describe != nil {
-			full = describe(c)
+			full = describe(c.container, c.events)
 		}
 		dst = appendMessage(dst, 7, appendContainer(nil, &full))
 	}
@@ -233,7 +245,7 @@ func (b *Builder) process(p *event.Process, depth int) place {
 
 	b.body = appendMessage(b.body, 8, m)
 	b.entries++
-	at := place{ref: b.entries, reach: reach(p, parent)}
+	at := place{ref: b.entries, container: container, reach: reach(p, parent)}
 	if p.Snapshot != 0 {
 		b.processes[p.Snapshot] = at
 	}
@@ -255,7 +267,7 @@ func (b *Builder) container(c *event.Container) uint32 {
 	if ref, ok := b.containers[c.ID]; ok {
 		return ref
 	}
-	b.described = append(b.described, c)
+	b.described = append(b.described, inContainer{container: c})
 	ref := uint32(len(b.described))
 	b.containers[c.ID] = ref
 	return ref
