@@ -114,8 +114,7 @@ func (c *checker) print(out io.Writer, asJSON, color bool) error {
 
 func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
 	log := newLogger(stderr, cfg.LogLevel)
-	identity, err := host.Identify(ctx, host.Config{IMDS: cfg.IMDS, Logger: log})
-	c.line("host", err, identity.Hostname+brackets(identity.InstanceID))
+	c.host(ctx, cfg, log)
 	hierarchy, err := container.FindHierarchy("/proc")
 	c.line("cgroups", err, fmt.Sprintf("version %d%s", hierarchy.Version, brackets(hierarchy.Controller)))
 	if note := untestedKernel(kernelRelease()); note != "" {
@@ -124,6 +123,23 @@ func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
 	c.sources(ctx, cfg, hierarchy, log)
 	c.engine(ctx, cfg, hierarchy)
 	c.endpoint(ctx, cfg, stderr)
+}
+
+// host asks which machine this is. One that is no instance is fine.
+func (c *checker) host(ctx context.Context, cfg config, log *slog.Logger) {
+	h, err := host.Open(ctx, host.Config{IMDS: cfg.IMDS, Logger: log})
+	if err != nil {
+		c.line("host", err, "")
+		return
+	}
+	identity := h.Identity()
+	c.line("host", nil, identity.Hostname+brackets(identity.InstanceID))
+	if cfg.IMDS && identity.InstanceID == "" {
+		c.note("instance", h.Reason())
+	}
+	if h.Excluded() {
+		c.note("instance", offByTag)
+	}
 }
 
 // sources opens the sources for a moment and has the self-test prove them.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/ebpf"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/host"
 )
 
 // viaOff is what SourceState.Via says of a kind that nothing observes.
@@ -30,8 +31,12 @@ type auditSource interface {
 	SetKinds([]event.Kind) error
 }
 
+// offByTag is why every kind is off on an instance that is to be left out.
+const offByTag = "excluded: the instance is tagged " + host.ManagedTag + "=false"
+
 // coverage decides by what each kind is observed: eBPF if it can be, or else audit if that can.
 type coverage struct {
+	excluded    bool         // nothing is to be observed
 	ebpf        kernelSource // nil: not used
 	ebpfRefused error        // why
 	// openAudit has audit observe kinds, which are not none. Nil: it is not used.
@@ -199,6 +204,8 @@ func (c *coverage) states() []event.SourceState {
 		state, tried := byEBPF[kind]
 		reason, taken := c.taken[kind]
 		switch {
+		case c.excluded:
+			state = event.SourceState{Kind: kind, Via: viaOff, Healthy: true, Reason: offByTag}
 		case slices.Contains(c.settings.Off, kind):
 			state = event.SourceState{Kind: kind, Via: viaOff, Healthy: true, Reason: offByConfiguration}
 		case state.Healthy:

@@ -127,11 +127,12 @@ const stageLive = "live"
 
 // writeMissed tells of the events that a client missed, as far as it asked for them.
 func (l *local) writeMissed(out *json.Encoder, missed map[event.Kind]uint64, kinds []event.Kind) error {
+	host := l.agent.host.Identity()
 	for _, kind := range slices.Sorted(maps.Keys(missed)) {
 		if len(kinds) > 0 && !slices.Contains(kinds, kind) {
 			continue
 		}
-		if err := out.Encode(&event.Event{Time: time.Now(), Kind: event.AgentLoss, Host: &l.agent.host, Agent: &event.Agent{
+		if err := out.Encode(&event.Event{Time: time.Now(), Kind: event.AgentLoss, Host: &host, Agent: &event.Agent{
 			Stage: stageLive, Cause: "client_slow", Lost: kind, Count: missed[kind],
 		}}); err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/host"
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/sender"
 	"github.com/taskguard/taskguard/sender/spool"
@@ -37,12 +38,14 @@ func startLocal(t *testing.T) *agent {
 	cfg.EndpointURL = "https://endpoint.example"
 	a := &agent{
 		cfg: cfg, log: log, started: time.Now(), state: &state{Agent: event.ID{7}}, recent: newRecent(),
-		host:    event.Host{Hostname: "h", BootID: event.ID{1}},
 		sources: &sources{coverage: newCoverage(cfg.Events)},
 	}
 	a.sources.auditRefused = errors.New("no permission")
 	a.selfTest = newSelfTest(a.sources, nil, log)
 	var err error
+	if a.host, err = host.Open(t.Context(), host.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	if a.tracker, err = container.New(container.Config{}); err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +54,7 @@ func startLocal(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	if a.sender, err = sender.New(sender.Config{
-		Agent: a.state.Agent, Epoch: 1, Host: func() event.Host { return a.host }, Spool: a.spool, Transport: received{},
+		Agent: a.state.Agent, Epoch: 1, Host: a.host.Identity, Spool: a.spool, Transport: received{},
 		SealInterval: 5 * time.Millisecond,
 	}); err != nil {
 		t.Fatal(err)

@@ -53,7 +53,8 @@ type agent struct {
 	cfg     config
 	log     *slog.Logger
 	started time.Time
-	host    event.Host
+	host    *host.Host
+	idle    bool // nothing is to be observed on this instance
 	clock   *host.Clock
 	state   *state
 	gap     *gap
@@ -71,9 +72,49 @@ type agent struct {
 // heartbeatInterval is how often the agent says that it is alive, and how its sources are.
 const heartbeatInterval = time.Minute
 
-// runAgent runs the daemon until ctx is done. On SIGHUP it has the configuration reloaded.
-func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloader) (err error) {
-	a := &agent{cfg: cfg, log: log, started: time.Now()}
+// runAgent runs the daemon until ctx is done. On SIGHUP it has the configuration reloaded. On an instance that is tagged
+// to be left out it observes nothing, and says so, until the tag changes.
+func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloader) error {
+	machine, err := host.Open(ctx, host.Config{IMDS: cfg.IMDS, Logger: log.With("component", "host")})
+	if err != nil {
+		return err
+	}
+	asking, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { machine.Run(asking) })
+	defer running.Wait()
+	defer stop()
+	for ctx.Err() == nil && err == nil {
+		err = runUntilChanged(ctx, cfg, log, reload, machine)
+	}
+	return err
+}
+
+// runUntilChanged runs the daemon until ctx is done, or the instance is to be left out, or is not any more.
+func runUntilChanged(ctx context.Context, cfg config, log *slog.Logger, reload *reloader, machine *host.Host) error {
+	idle := machine.Excluded()
+	ctx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for machine.Excluded() == idle {
+			select {
+			case <-machine.Changed():
+			case <-ctx.Done():
+				return
+			}
+		}
+		log.Info("tag of the instance changed", "tag", host.ManagedTag, "excluded", !idle)
+		stop()
+	})
+	defer watching.Wait()
+	defer stop()
+	a := &agent{cfg: cfg, log: log, started: time.Now(), host: machine, idle: idle}
+	return a.run(ctx, reload)
+}
+
+// run runs the agent until ctx is done.
+func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
+	log := a.log
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, unix.SIGHUP)
 	defer signal.Stop(hangup)
@@ -121,14 +162,12 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloade
 
 // open makes everything, in the order in which it is needed.
 func (a *agent) open(ctx context.Context) error {
-	identity, err := host.Identify(ctx, host.Config{IMDS: a.cfg.IMDS, Logger: a.log})
-	if err != nil {
-		return err
-	}
-	a.host = identity
 	a.clock = host.NewClock()
 	if err := a.openDelivery(); err != nil {
 		return err
+	}
+	if a.idle {
+		return a.openIdle()
 	}
 	hierarchy, err := container.FindHierarchy("/proc")
 	if err != nil {
@@ -162,6 +201,20 @@ func (a *agent) open(ctx context.Context) error {
 	return a.table.Bootstrap(ctx)
 }
 
+// openIdle makes what delivers, and nothing that observes.
+func (a *agent) openIdle() (err error) {
+	if a.tracker, err = container.New(container.Config{}); err != nil {
+		return err
+	}
+	a.table = process.NewTable(process.Config{Locator: a.tracker})
+	a.sources = idle(a.cfg)
+	if err := a.openSender(); err != nil {
+		return err
+	}
+	a.selfTest, err = openSelfTest(a.sources, a.sender, a.log)
+	return err
+}
+
 // placeIn names cgroups.
 func placeIn(tracker *container.Tracker, hierarchy container.Hierarchy) func(uint64) (string, *event.Container) {
 	return func(id uint64) (string, *event.Container) {
@@ -172,7 +225,7 @@ func placeIn(tracker *container.Tracker, hierarchy container.Hierarchy) func(uin
 
 // openDelivery opens what outlives a run.
 func (a *agent) openDelivery() (err error) {
-	if a.state, a.gap, err = openState(a.cfg.StateDir, a.host.BootID, time.Now()); err != nil {
+	if a.state, a.gap, err = openState(a.cfg.StateDir, a.host.Identity().BootID, time.Now()); err != nil {
 		return err
 	}
 	a.spool, err = openSpool(a.cfg, a.log)
@@ -192,7 +245,7 @@ func (a *agent) openSender() error {
 	}
 	a.recent = newRecent()
 	a.sender, err = sender.New(sender.Config{
-		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: func() event.Host { return a.host },
+		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
 		Spool: a.spool, Transport: transport,
 		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
 		OnSeal: func(until time.Time) {
@@ -247,9 +300,18 @@ func (a *agent) ready() {
 // states says of every kind how it is observed, and whether that works.
 func (a *agent) states() []event.SourceState { return a.selfTest.apply(a.sources.states()) }
 
+// instance returns what is known of the machine.
+func (a *agent) instance() event.Instance {
+	i := a.host.Instance()
+	task := a.tracker.Instance()
+	i.ECSCluster, i.ContainerInstanceARN = task.Cluster, task.ContainerInstanceARN
+	return i
+}
+
 func (a *agent) tell(kind event.Kind, states []event.SourceState) {
+	instance := a.instance()
 	a.sender.Emit(&event.Event{Time: time.Now(), Kind: kind,
-		Agent: &event.Agent{Version: agentVersion(), Sources: states}})
+		Agent: &event.Agent{Version: agentVersion(), Sources: states, Instance: &instance}})
 }
 
 // track keeps the containers' descriptions current.

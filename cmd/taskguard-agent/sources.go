@@ -43,6 +43,13 @@ func observable() []event.Kind {
 	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return strings.HasPrefix(k.String(), "agent.") })
 }
 
+// idle are no sources: nothing is to be observed.
+func idle(cfg config) *sources {
+	s := &sources{coverage: newCoverage(cfg.Events)}
+	s.excluded = true
+	return s
+}
+
 // openSources opens eBPF, and audit for what eBPF cannot observe. It returns an error when there is nothing left to
 // observe the host with.
 func openSources(cfg config, log *slog.Logger, needs sourceNeeds) (*sources, error) {
@@ -86,6 +93,10 @@ func (s *sources) openEBPF(cfg config, log *slog.Logger, needs sourceNeeds) {
 
 // run runs the sources until ctx is done, or until all that are open have ended.
 func (s *sources) run(ctx context.Context, enricher collector.Enricher, sink collector.Sink) error {
+	if s.excluded {
+		<-ctx.Done()
+		return nil
+	}
 	var all []collector.Source
 	if s.ebpf != nil {
 		all = append(all, s.ebpf)

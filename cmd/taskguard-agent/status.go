@@ -32,8 +32,10 @@ type status struct {
 		CPUSeconds    float64   `json:"cpu_seconds"` // user and system time since the start
 		RSSBytes      uint64    `json:"rss_bytes"`
 	} `json:"agent"`
-	Host   event.Host    `json:"host"`
-	Ledger sender.Ledger `json:"ledger"`
+	Host     event.Host     `json:"host"`
+	Instance event.Instance `json:"instance"`
+	IMDS     string         `json:"imds"` // whether the instance metadata service answers, and if not, what to do
+	Ledger   sender.Ledger  `json:"ledger"`
 	kindTable
 	Upload struct {
 		Endpoint string `json:"endpoint"`
@@ -57,7 +59,7 @@ func (a *agent) status() status {
 	s.Agent.Version, s.Agent.ID, s.Agent.Epoch = agentVersion(), a.state.Agent, a.state.Epoch
 	s.Agent.PID, s.Agent.Started, s.Agent.UptimeSeconds = os.Getpid(), a.started, time.Since(a.started).Seconds()
 	s.Agent.CPUSeconds, s.Agent.RSSBytes = usage()
-	s.Host = a.host
+	s.Host, s.Instance, s.IMDS = a.host.Identity(), a.instance(), a.host.Reason()
 	s.Ledger = a.sender.Ledger()
 	s.kindTable = newKindTable(a.states(), a.selfTest)
 	filtered := a.filtered()
@@ -145,6 +147,7 @@ func printStatus(out io.Writer, s *status, color bool) error {
 		time.Duration(s.Agent.UptimeSeconds*float64(time.Second)).Round(time.Second), s.Agent.CPUSeconds,
 		100*s.Agent.CPUSeconds/max(s.Agent.UptimeSeconds, 0.001), s.Agent.RSSBytes>>20)
 	fmt.Fprintf(w, "host\t%s%s\n", event.Escape(s.Host.Hostname), brackets(s.Host.InstanceID))
+	fmt.Fprintf(w, "instance\t%s\n", instanceText(s))
 	fmt.Fprintf(w, "endpoint\t%s: %s\n", event.Escape(s.Upload.Endpoint), uploadText(s.Upload.Upload, color))
 	fmt.Fprintf(w, "containers\t%d known%s\n", s.Containers.Containers, brackets(s.Containers.Reason))
 	fmt.Fprintf(w, "ecs\t%s\n", event.Escape(s.ECS.Reason))
@@ -159,6 +162,16 @@ func printStatus(out io.Writer, s *status, color bool) error {
 		return err
 	}
 	return s.kindTable.print(out, color)
+}
+
+// instanceText says what instance this is, or why that is not known.
+func instanceText(s *status) string {
+	i := &s.Instance
+	if s.Host.InstanceID == "" {
+		return event.Escape(s.IMDS)
+	}
+	return event.Escape(strings.Join(slices.DeleteFunc([]string{i.Type, i.ImageID, i.AvailabilityZone, i.OS, i.Kernel},
+		func(s string) bool { return s == "" }), ", "))
 }
 
 func uploadText(u sender.Upload, color bool) string {

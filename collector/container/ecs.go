@@ -48,6 +48,13 @@ func (t *Tracker) ECSState() (connected bool, reason string) {
 	return t.ecs.connected, t.ecs.reason
 }
 
+// Instance returns what the ECS agent says of this host: its cluster, and its ARN as a container instance.
+func (t *Tracker) Instance() event.ECS {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ecs.instance
+}
+
 // The answers of the ECS agent's introspection API (agent 1.77 and later, before that with fewer fields), and of the
 // task metadata endpoint, version 4, as far as they are used.
 type (

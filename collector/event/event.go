@@ -72,6 +72,8 @@ type Agent struct {
 
 	// Sources says per kind where its events come from (agent.start and agent.heartbeat).
 	Sources []SourceState `json:"sources,omitempty"`
+	// Instance is the machine that the agent runs on (agent.start and agent.heartbeat).
+	Instance *Instance `json:"instance,omitempty"`
 
 	// agent.throttle: Phase is "start" or "stop" of a time in which Event.Container, or the host outside of containers,
 	// made more events than it may. Cgroup is which one, by its path. Dropped says how many were not recorded between

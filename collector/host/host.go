@@ -1,8 +1,10 @@
 // Package host tells which machine this is and what time it is: the EC2 instance by its identity document, or the
-// machine by its machine id; the boot; and the wall clock of a moment that the kernel gave since boot.
+// machine by its machine id; what else the instance metadata service tells; the boot; and the wall clock of a moment
+// that the kernel gave since boot.
 //
-// It promises: Identify takes no longer than Config.Timeout whatever answers or does not, and fails only without a
-// boot id, which every process id is derived from; Clock never blocks and never allocates.
+// It promises: Open takes no longer than Config.Timeout whatever answers or does not, and fails only without a boot id,
+// which every process id is derived from; what the metadata service did not tell then is asked for in the background,
+// field by field, as long as it takes; Clock never blocks and never allocates.
 package host
 
 import (
@@ -13,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/taskguard/taskguard/collector/event"
@@ -28,7 +31,7 @@ type Config struct {
 	// Endpoint is the service's address, "http://169.254.169.254"; "" is what AWS_EC2_METADATA_SERVICE_ENDPOINT
 	// says, or the usual one.
 	Endpoint string
-	// Timeout bounds all requests to the service together; 0 is 1 s.
+	// Timeout bounds all requests of Open to the service together; 0 is 1 s.
 	Timeout time.Duration
 	// Logger is told why the machine could not be identified better; nil discards it.
 	Logger *slog.Logger
@@ -36,7 +39,14 @@ type Config struct {
 	transport http.RoundTripper // nil is the network
 }
 
-const defaultTimeout = time.Second
+const (
+	defaultTimeout = time.Second
+	// refreshTimeout bounds all requests of one refresh.
+	refreshTimeout = 10 * time.Second
+	// While the instance is not identified it is tried again soon; tags and interfaces may change at any time.
+	retryInterval   = 30 * time.Second
+	refreshInterval = 5 * time.Minute
+)
 
 func (c Config) withDefaults() Config {
 	if c.ProcRoot == "" {
@@ -54,30 +64,172 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Identify returns the best identity that the machine could give: instance id, account and region where the metadata
-// service answers, the machine id elsewhere; the host's name and boot in any case.
-func Identify(ctx context.Context, c Config) (event.Host, error) {
+// ManagedTag is the tag of an instance by which it is left out: "false" says that nothing is to be observed on it.
+const ManagedTag = "TaskGuardManaged"
+
+// Host is this machine. Make one with Open; its methods may be called from several goroutines.
+type Host struct {
+	cfg     Config
+	service *service // nil when it is not asked
+
+	mu       sync.Mutex
+	identity event.Host     // guarded by mu
+	instance event.Instance // guarded by mu; replaced as a whole, what it points to is never changed
+	excluded bool           // guarded by mu
+	reason   string         // guarded by mu
+
+	changed chan struct{} // has a value when excluded changed
+}
+
+// Open returns the best identity that the machine could give at once: instance id, account and region where the
+// metadata service answers, the machine id elsewhere; the host's name and boot in any case.
+func Open(ctx context.Context, c Config) (*Host, error) {
 	c = c.withDefaults()
 	boot, err := bootID(c.ProcRoot)
 	if err != nil {
-		return event.Host{}, fmt.Errorf("identify host: %w", err)
+		return nil, fmt.Errorf("identify host: %w", err)
 	}
-	h := event.Host{BootID: boot, BootTime: NewClock().Wall(0)}
-	if h.Hostname, err = readLine(c.ProcRoot, "sys/kernel/hostname"); err != nil {
+	h := &Host{
+		cfg: c, identity: event.Host{BootID: boot, BootTime: NewClock().Wall(0)}, changed: make(chan struct{}, 1),
+		instance: systemOf(c), reason: "instance metadata is off",
+	}
+	if h.identity.Hostname, err = readLine(c.ProcRoot, "sys/kernel/hostname"); err != nil {
 		c.Logger.Warn("host has no name", "error", err)
 	}
 	if c.IMDS {
-		instance, err := identityDocument(ctx, c)
-		if err == nil {
-			h.InstanceID, h.AccountID, h.Region = instance.InstanceID, instance.AccountID, instance.Region
+		h.service = newService(c)
+		if h.identify(ctx) {
 			return h, nil
 		}
-		c.Logger.Info("no instance identity: the host is known by its machine id", "error", err)
 	}
-	if h.MachineID, err = machineID(c.EtcRoot); err != nil {
+	if h.identity.MachineID, err = machineID(c.EtcRoot); err != nil {
 		c.Logger.Warn("host has no machine id: it is known by its name; run systemd-machine-id-setup", "error", err)
 	}
 	return h, nil
+}
+
+// identify asks who the instance is and whether it is to be left out.
+func (h *Host) identify(ctx context.Context) (ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
+	defer cancel()
+	document, err := h.service.document(ctx)
+	if err != nil {
+		h.cfg.Logger.Info("no instance identity yet: the host is known by its machine id", "error", err)
+		h.fail(err)
+		return false
+	}
+	h.know(document)
+	if excluded, err := h.service.excluded(ctx); err == nil {
+		h.exclude(excluded)
+	}
+	return true
+}
+
+// Identity returns who the host is, as far as it is known now.
+func (h *Host) Identity() event.Host {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.identity
+}
+
+// Instance returns what is known of the machine now. What it points to must not be changed.
+func (h *Host) Instance() event.Instance {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.instance
+}
+
+// Excluded reports whether the instance's tag ManagedTag says that nothing is to be observed on it.
+func (h *Host) Excluded() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.excluded
+}
+
+// Changed has a value when what Excluded returns has changed.
+func (h *Host) Changed() <-chan struct{} { return h.changed }
+
+// Reason says in one sentence whether the metadata service answers, and if not, how to remedy it.
+func (h *Host) Reason() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reason
+}
+
+// Run keeps what is known of the instance up to date until ctx is done.
+func (h *Host) Run(ctx context.Context) {
+	if h.service == nil {
+		return
+	}
+	for {
+		wait := retryInterval
+		if h.refresh(ctx) {
+			wait = refreshInterval
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// refresh asks for everything. What the service does not tell this time stays as it was.
+func (h *Host) refresh(ctx context.Context) (ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	document, err := h.service.document(ctx)
+	if err != nil {
+		h.fail(err)
+		return false
+	}
+	if h.know(document) {
+		h.cfg.Logger.Info("instance identified", "instance", document.InstanceID, "account", document.AccountID,
+			"region", document.Region)
+	}
+	facts := h.Instance()
+	h.service.complete(ctx, &facts)
+	h.mu.Lock()
+	h.instance = facts
+	h.mu.Unlock()
+	if excluded, err := h.service.excluded(ctx); err == nil {
+		h.exclude(excluded)
+	}
+	return true
+}
+
+// know takes what the identity document says, and reports whether it is news.
+func (h *Host) know(d identityDocument) (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first = h.identity.InstanceID == ""
+	h.identity.InstanceID, h.identity.AccountID, h.identity.Region = d.InstanceID, d.AccountID, d.Region
+	h.identity.MachineID = ""
+	h.instance.Type, h.instance.ImageID, h.instance.AvailabilityZone = d.InstanceType, d.ImageID, d.AvailabilityZone
+	h.instance.LaunchTime = d.PendingTime
+	h.reason = "instance metadata answers"
+	return first
+}
+
+func (h *Host) exclude(excluded bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.excluded == excluded {
+		return
+	}
+	h.excluded = excluded
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (h *Host) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reason = err.Error()
 }
 
 func bootID(procRoot string) (event.ID, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -95,12 +96,21 @@ func asInstance(t *testing.T) event.Host {
 	}
 }
 
+// identify returns what a host is known by when it has been opened.
+func identify(ctx context.Context, c Config) (event.Host, error) {
+	h, err := Open(ctx, c)
+	if err != nil {
+		return event.Host{}, err
+	}
+	return h.Identity(), nil
+}
+
 func diff(want, got event.Host) string {
 	return cmp.Diff(want, got, cmpopts.IgnoreFields(event.Host{}, "BootTime"))
 }
 
-// service answers like the metadata service: the document only to who has a token.
-func service(t *testing.T, document string) http.Handler {
+// answers is like the metadata service: what it has, it has for those only who have a token.
+func answers(t *testing.T, document string, metadata ...map[string]string) http.Handler {
 	const token = "AQAEAPtoken=="
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /latest/api/token", func(w http.ResponseWriter, r *http.Request) {
@@ -117,12 +127,25 @@ func service(t *testing.T, document string) http.Handler {
 		}
 		w.Write([]byte(document))
 	})
+	mux.HandleFunc("GET /latest/meta-data/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Aws-Ec2-Metadata-Token") != token {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		for _, tree := range metadata {
+			if text, ok := tree[r.PathValue("path")]; ok {
+				io.WriteString(w, text)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+	})
 	return mux
 }
 
 func TestIdentifyMachine(t *testing.T) {
 	c, log := fixture(t, nil)
-	got, err := Identify(t.Context(), c)
+	got, err := identify(t.Context(), c)
 	if err != nil || diff(asMachine(t), got) != "" {
 		t.Errorf("%v\n%s", err, diff(asMachine(t), got))
 	}
@@ -136,10 +159,10 @@ func TestIdentifyMachine(t *testing.T) {
 
 func TestIdentifyInstance(t *testing.T) {
 	c, log := fixture(t, nil)
-	server := httptest.NewServer(service(t, document))
+	server := httptest.NewServer(answers(t, document))
 	defer server.Close()
 	c.IMDS, c.Endpoint, c.Timeout = true, server.URL, 30*time.Second
-	got, err := Identify(t.Context(), c)
+	got, err := identify(t.Context(), c)
 	if err != nil || diff(asInstance(t), got) != "" {
 		t.Errorf("%v\n%s", err, diff(asInstance(t), got))
 	}
@@ -167,10 +190,10 @@ func TestIdentifyWithoutInstance(t *testing.T) {
 		"500":              answer(http.StatusInternalServerError, ""),
 		"403":              answer(http.StatusForbidden, ""),
 		"version 1 only":   v1,
-		"garbage":          service(t, "<html>"),
-		"another document": service(t, `{"accountId":"1"}`),
-		"hostile fields":   service(t, strings.Replace(document, `"i-0123`, `"i-\n`, 1)),
-		"too long":         service(t, strings.Replace(document, `"i-0123`, `"`+strings.Repeat("i", maxDocument), 1)),
+		"garbage":          answers(t, "<html>"),
+		"another document": answers(t, `{"accountId":"1"}`),
+		"hostile fields":   answers(t, strings.Replace(document, `"i-0123`, `"i-\n`, 1)),
+		"too long":         answers(t, strings.Replace(document, `"i-0123`, `"`+strings.Repeat("i", maxAnswer), 1)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, log := fixture(t, nil)
@@ -180,7 +203,7 @@ func TestIdentifyWithoutInstance(t *testing.T) {
 				defer server.Close()
 				c.Endpoint = server.URL
 			}
-			got, err := Identify(t.Context(), c)
+			got, err := identify(t.Context(), c)
 			if err != nil || diff(asMachine(t), got) != "" {
 				t.Errorf("%v\n%s", err, diff(asMachine(t), got))
 			}
@@ -203,14 +226,15 @@ func TestIdentifyIsBounded(t *testing.T) {
 		instance    bool
 	}{
 		{0, 0, true},
-		{400 * time.Millisecond, 800 * time.Millisecond, true}, // token and document
+		{300 * time.Millisecond, 900 * time.Millisecond, true}, // token, document and tag
+		{400 * time.Millisecond, time.Second, true},            // the tag must wait
 		{600 * time.Millisecond, time.Second, false},
 		{time.Hour, time.Second, false},
 	} {
 		t.Run(tt.delay.String(), func(t *testing.T) {
 			c, log := fixture(t, nil)
 			synctest.Test(t, func(t *testing.T) {
-				answers := service(t, document)
+				answering := answers(t, document)
 				c.IMDS = true
 				c.transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 					select {
@@ -219,11 +243,11 @@ func TestIdentifyIsBounded(t *testing.T) {
 						return nil, r.Context().Err()
 					}
 					w := httptest.NewRecorder()
-					answers.ServeHTTP(w, r)
+					answering.ServeHTTP(w, r)
 					return w.Result(), nil
 				})
 				began := time.Now()
-				got, err := Identify(t.Context(), c)
+				got, err := identify(t.Context(), c)
 				if took := time.Since(began); took != tt.want {
 					t.Errorf("took %v, want %v", took, tt.want)
 				}
@@ -249,15 +273,20 @@ func TestBlackHole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+	blackHole := func(ctx context.Context, c Config) (identityDocument, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		return newService(c.withDefaults()).document(ctx)
+	}
 	c, _ := fixture(t, nil)
 	c.Endpoint, c.Timeout = "http://"+listener.Addr().String(), 50*time.Millisecond
-	if _, err := identityDocument(t.Context(), c.withDefaults()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := blackHole(t.Context(), c); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	c.Timeout = time.Hour
-	if _, err := identityDocument(ctx, c.withDefaults()); !errors.Is(err, context.Canceled) {
+	if _, err := blackHole(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the cancellation", err)
 	}
 }
@@ -277,7 +306,7 @@ func TestIdentifyWithoutFiles(t *testing.T) {
 			c, log := fixture(t, map[string]string{tt.file: tt.content})
 			want := asMachine(t)
 			tt.want(&want)
-			got, err := Identify(t.Context(), c)
+			got, err := identify(t.Context(), c)
 			if err != nil || diff(want, got) != "" {
 				t.Errorf("%v\n%s", err, diff(want, got))
 			}
@@ -291,14 +320,14 @@ func TestIdentifyWithoutFiles(t *testing.T) {
 func TestIdentifyNeedsABootID(t *testing.T) {
 	for _, content := range []string{"", "not an id\n"} {
 		c, _ := fixture(t, map[string]string{"proc/sys/kernel/random/boot_id": content})
-		if _, err := Identify(t.Context(), c); err == nil || !strings.Contains(err.Error(), "identify host: read boot id: ") {
+		if _, err := identify(t.Context(), c); err == nil || !strings.Contains(err.Error(), "identify host: read boot id: ") {
 			t.Errorf("%q: got %v", content, err)
 		}
 	}
 }
 
 func TestIdentifyThisMachine(t *testing.T) {
-	got, err := Identify(t.Context(), Config{})
+	got, err := identify(t.Context(), Config{})
 	if err != nil || got.BootID == (event.ID{}) || got.Hostname == "" {
 		t.Errorf("got %+v, %v", got, err)
 	}

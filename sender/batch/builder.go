@@ -404,6 +404,9 @@ func appendAgent(m []byte, a *event.Agent) []byte {
 		n := appendUint(nil, 1, uint64(a.Dropped[i].Kind))
 		m = appendMessage(m, 11, appendUint(n, 2, a.Dropped[i].Count))
 	}
+	if a.Instance != nil {
+		m = appendMessage(m, 12, appendInstance(nil, a.Instance))
+	}
 	return m
 }
 

@@ -218,7 +218,7 @@ func (d *decoder) group(out *event.Event, e *batchpb.Event) {
 	case e.Dns != nil:
 		out.DNS = d.dns(e.Dns)
 	case e.Agent != nil:
-		out.Agent = agentOf(e.Agent)
+		out.Agent = d.agent(e.Agent)
 	case e.Setid != nil:
 		out.SetID = d.setID(e.Setid)
 	case e.Ptrace != nil:
@@ -297,9 +297,10 @@ func (d *decoder) dns(m *batchpb.DNS) *event.DNS {
 	return out
 }
 
-func agentOf(a *batchpb.Agent) *event.Agent {
+func (d *decoder) agent(a *batchpb.Agent) *event.Agent {
 	out := &event.Agent{
-		Version: a.Version, Stage: a.Stage, Cause: a.Cause, Lost: kindOf(a.Lost), Count: a.Count,
+		Instance: d.instance(a.Instance),
+		Version:  a.Version, Stage: a.Stage, Cause: a.Cause, Lost: kindOf(a.Lost), Count: a.Count,
 		From: unixTime(a.From), To: unixTime(a.To), Phase: a.Phase, Cgroup: string(a.Cgroup),
 	}
 	for _, s := range a.Sources {

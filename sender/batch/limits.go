@@ -23,15 +23,20 @@ const (
 	fieldAgentDropped protowire.Number = 11
 	fieldLedgerLost   protowire.Number = 2
 
+	fieldAgentInstance      protowire.Number = 12
+	fieldInstanceInterfaces protowire.Number = 7
+	fieldInstanceTags       protowire.Number = 8
+
 	fieldContainerECS     protowire.Number = 6
 	fieldContainerPosture protowire.Number = 17
 	fieldECSTags          protowire.Number = 14
 )
 
-// The fields of a container, and of its posture, that are lists.
+// The fields of a container, of its posture, and of an interface, that are lists.
 var (
 	containerLists = [...]protowire.Number{13, 14, 15, 16}
 	postureLists   = [...]protowire.Number{2, 3, 15, 16}
+	interfaceLists = [...]protowire.Number{5, 6, 7, 8}
 )
 
 // checkLimits counts what a batch holds before it is decoded: an empty message takes two bytes on the wire and
@@ -85,9 +90,24 @@ func (c *counter) event(field protowire.Number, value []byte) error {
 	case fieldEventDNS:
 		return eachValue(value, c.record(fieldDNSQuestions, fieldDNSAnswers))
 	case fieldEventAgent:
-		return eachValue(value, c.record(fieldAgentSources, fieldAgentDropped))
+		return eachValue(value, c.agent)
 	}
 	return nil
+}
+
+func (c *counter) agent(field protowire.Number, value []byte) error {
+	if field == fieldAgentInstance {
+		return eachValue(value, c.instance)
+	}
+	return c.record(fieldAgentSources, fieldAgentDropped)(field, value)
+}
+
+func (c *counter) instance(field protowire.Number, value []byte) error {
+	if field == fieldInstanceInterfaces {
+		c.records++
+		return eachValue(value, c.record(interfaceLists[:]...))
+	}
+	return c.record(fieldInstanceTags)(field, value)
 }
 
 func (c *counter) container(field protowire.Number, value []byte) error {

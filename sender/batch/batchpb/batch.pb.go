@@ -2243,6 +2243,7 @@ type Agent struct {
 	Phase         string                 `protobuf:"bytes,9,opt,name=phase,proto3" json:"phase,omitempty"`
 	Cgroup        []byte                 `protobuf:"bytes,10,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	Dropped       []*Dropped             `protobuf:"bytes,11,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	Instance      *Instance              `protobuf:"bytes,12,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2354,6 +2355,269 @@ func (x *Agent) GetDropped() []*Dropped {
 	return nil
 }
 
+func (x *Agent) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+type Instance struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Type                 []byte                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	ImageId              []byte                 `protobuf:"bytes,2,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	AvailabilityZone     []byte                 `protobuf:"bytes,3,opt,name=availability_zone,json=availabilityZone,proto3" json:"availability_zone,omitempty"`
+	AvailabilityZoneId   []byte                 `protobuf:"bytes,4,opt,name=availability_zone_id,json=availabilityZoneId,proto3" json:"availability_zone_id,omitempty"`
+	LaunchTime           uint64                 `protobuf:"fixed64,5,opt,name=launch_time,json=launchTime,proto3" json:"launch_time,omitempty"` // ns since 1970
+	InstanceProfileArn   []byte                 `protobuf:"bytes,6,opt,name=instance_profile_arn,json=instanceProfileArn,proto3" json:"instance_profile_arn,omitempty"`
+	Interfaces           []*Interface           `protobuf:"bytes,7,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Tags                 []*Tag                 `protobuf:"bytes,8,rep,name=tags,proto3" json:"tags,omitempty"`
+	EcsCluster           []byte                 `protobuf:"bytes,9,opt,name=ecs_cluster,json=ecsCluster,proto3" json:"ecs_cluster,omitempty"`
+	ContainerInstanceArn []byte                 `protobuf:"bytes,10,opt,name=container_instance_arn,json=containerInstanceArn,proto3" json:"container_instance_arn,omitempty"`
+	Architecture         []byte                 `protobuf:"bytes,11,opt,name=architecture,proto3" json:"architecture,omitempty"`
+	Kernel               []byte                 `protobuf:"bytes,12,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Os                   []byte                 `protobuf:"bytes,13,opt,name=os,proto3" json:"os,omitempty"`
+	Cpus                 uint32                 `protobuf:"varint,14,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MemoryBytes          uint64                 `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Instance) Reset() {
+	*x = Instance{}
+	mi := &file_batch_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Instance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Instance) ProtoMessage() {}
+
+func (x *Instance) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Instance.ProtoReflect.Descriptor instead.
+func (*Instance) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Instance) GetType() []byte {
+	if x != nil {
+		return x.Type
+	}
+	return nil
+}
+
+func (x *Instance) GetImageId() []byte {
+	if x != nil {
+		return x.ImageId
+	}
+	return nil
+}
+
+func (x *Instance) GetAvailabilityZone() []byte {
+	if x != nil {
+		return x.AvailabilityZone
+	}
+	return nil
+}
+
+func (x *Instance) GetAvailabilityZoneId() []byte {
+	if x != nil {
+		return x.AvailabilityZoneId
+	}
+	return nil
+}
+
+func (x *Instance) GetLaunchTime() uint64 {
+	if x != nil {
+		return x.LaunchTime
+	}
+	return 0
+}
+
+func (x *Instance) GetInstanceProfileArn() []byte {
+	if x != nil {
+		return x.InstanceProfileArn
+	}
+	return nil
+}
+
+func (x *Instance) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *Instance) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Instance) GetEcsCluster() []byte {
+	if x != nil {
+		return x.EcsCluster
+	}
+	return nil
+}
+
+func (x *Instance) GetContainerInstanceArn() []byte {
+	if x != nil {
+		return x.ContainerInstanceArn
+	}
+	return nil
+}
+
+func (x *Instance) GetArchitecture() []byte {
+	if x != nil {
+		return x.Architecture
+	}
+	return nil
+}
+
+func (x *Instance) GetKernel() []byte {
+	if x != nil {
+		return x.Kernel
+	}
+	return nil
+}
+
+func (x *Instance) GetOs() []byte {
+	if x != nil {
+		return x.Os
+	}
+	return nil
+}
+
+func (x *Instance) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Instance) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+type Interface struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Mac            []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	VpcId          []byte                 `protobuf:"bytes,3,opt,name=vpc_id,json=vpcId,proto3" json:"vpc_id,omitempty"`
+	SubnetId       []byte                 `protobuf:"bytes,4,opt,name=subnet_id,json=subnetId,proto3" json:"subnet_id,omitempty"`
+	SecurityGroups [][]byte               `protobuf:"bytes,5,rep,name=security_groups,json=securityGroups,proto3" json:"security_groups,omitempty"`
+	PrivateIps     [][]byte               `protobuf:"bytes,6,rep,name=private_ips,json=privateIps,proto3" json:"private_ips,omitempty"` // each 4 or 16 bytes
+	PublicIps      [][]byte               `protobuf:"bytes,7,rep,name=public_ips,json=publicIps,proto3" json:"public_ips,omitempty"`
+	Ipv6S          [][]byte               `protobuf:"bytes,8,rep,name=ipv6s,proto3" json:"ipv6s,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_batch_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Interface) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Interface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Interface) GetVpcId() []byte {
+	if x != nil {
+		return x.VpcId
+	}
+	return nil
+}
+
+func (x *Interface) GetSubnetId() []byte {
+	if x != nil {
+		return x.SubnetId
+	}
+	return nil
+}
+
+func (x *Interface) GetSecurityGroups() [][]byte {
+	if x != nil {
+		return x.SecurityGroups
+	}
+	return nil
+}
+
+func (x *Interface) GetPrivateIps() [][]byte {
+	if x != nil {
+		return x.PrivateIps
+	}
+	return nil
+}
+
+func (x *Interface) GetPublicIps() [][]byte {
+	if x != nil {
+		return x.PublicIps
+	}
+	return nil
+}
+
+func (x *Interface) GetIpv6S() [][]byte {
+	if x != nil {
+		return x.Ipv6S
+	}
+	return nil
+}
+
 type Dropped struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
@@ -2364,7 +2628,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2640,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2653,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{19}
+	return file_batch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Dropped) GetKind() Kind {
@@ -2418,7 +2682,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2694,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2707,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{20}
+	return file_batch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -2491,7 +2755,7 @@ type SetID struct {
 
 func (x *SetID) Reset() {
 	*x = SetID{}
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2767,7 @@ func (x *SetID) String() string {
 func (*SetID) ProtoMessage() {}
 
 func (x *SetID) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2780,7 @@ func (x *SetID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetID.ProtoReflect.Descriptor instead.
 func (*SetID) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{21}
+	return file_batch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetID) GetCall() uint32 {
@@ -2592,7 +2856,7 @@ type Ptrace struct {
 
 func (x *Ptrace) Reset() {
 	*x = Ptrace{}
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2868,7 @@ func (x *Ptrace) String() string {
 func (*Ptrace) ProtoMessage() {}
 
 func (x *Ptrace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2881,7 @@ func (x *Ptrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
 func (*Ptrace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{22}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ptrace) GetRequest() uint32 {
@@ -2647,7 +2911,7 @@ type Dup struct {
 
 func (x *Dup) Reset() {
 	*x = Dup{}
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2923,7 @@ func (x *Dup) String() string {
 func (*Dup) ProtoMessage() {}
 
 func (x *Dup) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2936,7 @@ func (x *Dup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dup.ProtoReflect.Descriptor instead.
 func (*Dup) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{23}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Dup) GetSocket() *Socket {
@@ -2721,7 +2985,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2997,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +3010,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{24}
+	return file_batch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Namespace) GetCall() uint32 {
@@ -2786,7 +3050,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3062,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +3075,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{25}
+	return file_batch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Mount) GetCall() uint32 {
@@ -2895,7 +3159,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3171,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3184,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{26}
+	return file_batch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Memory) GetAddress() uint64 {
@@ -3061,7 +3325,7 @@ type Module struct {
 
 func (x *Module) Reset() {
 	*x = Module{}
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3337,7 @@ func (x *Module) String() string {
 func (*Module) ProtoMessage() {}
 
 func (x *Module) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3350,7 @@ func (x *Module) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Module.ProtoReflect.Descriptor instead.
 func (*Module) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{27}
+	return file_batch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Module) GetCall() uint32 {
@@ -3179,7 +3443,7 @@ type BPF struct {
 
 func (x *BPF) Reset() {
 	*x = BPF{}
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3455,7 @@ func (x *BPF) String() string {
 func (*BPF) ProtoMessage() {}
 
 func (x *BPF) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3468,7 @@ func (x *BPF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPF.ProtoReflect.Descriptor instead.
 func (*BPF) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{28}
+	return file_batch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BPF) GetType() uint32 {
@@ -3253,7 +3517,7 @@ type IOUring struct {
 
 func (x *IOUring) Reset() {
 	*x = IOUring{}
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3529,7 @@ func (x *IOUring) String() string {
 func (*IOUring) ProtoMessage() {}
 
 func (x *IOUring) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3542,7 @@ func (x *IOUring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
 func (*IOUring) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{29}
+	return file_batch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IOUring) GetEntries() uint32 {
@@ -3312,7 +3576,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3588,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3601,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{30}
+	return file_batch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -3366,7 +3630,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3642,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3655,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{31}
+	return file_batch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Loss) GetStage() string {
@@ -3656,7 +3920,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\rR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\rR\x04type\x12\x10\n" +
 	"\x03ttl\x18\x03 \x01(\rR\x03ttl\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\rR\x04data\"\xc3\x02\n" +
+	"\x04data\x18\x04 \x01(\rR\x04data\"\xf7\x02\n" +
 	"\x05Agent\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x14\n" +
@@ -3669,7 +3933,40 @@ const file_batch_proto_rawDesc = "" +
 	"\x05phase\x18\t \x01(\tR\x05phase\x12\x16\n" +
 	"\x06cgroup\x18\n" +
 	" \x01(\fR\x06cgroup\x12/\n" +
-	"\adropped\x18\v \x03(\v2\x15.taskguard.v1.DroppedR\adropped\"G\n" +
+	"\adropped\x18\v \x03(\v2\x15.taskguard.v1.DroppedR\adropped\x122\n" +
+	"\binstance\x18\f \x01(\v2\x16.taskguard.v1.InstanceR\binstance\"\xa5\x04\n" +
+	"\bInstance\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\fR\x04type\x12\x19\n" +
+	"\bimage_id\x18\x02 \x01(\fR\aimageId\x12+\n" +
+	"\x11availability_zone\x18\x03 \x01(\fR\x10availabilityZone\x120\n" +
+	"\x14availability_zone_id\x18\x04 \x01(\fR\x12availabilityZoneId\x12\x1f\n" +
+	"\vlaunch_time\x18\x05 \x01(\x06R\n" +
+	"launchTime\x120\n" +
+	"\x14instance_profile_arn\x18\x06 \x01(\fR\x12instanceProfileArn\x127\n" +
+	"\n" +
+	"interfaces\x18\a \x03(\v2\x17.taskguard.v1.InterfaceR\n" +
+	"interfaces\x12%\n" +
+	"\x04tags\x18\b \x03(\v2\x11.taskguard.v1.TagR\x04tags\x12\x1f\n" +
+	"\vecs_cluster\x18\t \x01(\fR\n" +
+	"ecsCluster\x124\n" +
+	"\x16container_instance_arn\x18\n" +
+	" \x01(\fR\x14containerInstanceArn\x12\"\n" +
+	"\farchitecture\x18\v \x01(\fR\farchitecture\x12\x16\n" +
+	"\x06kernel\x18\f \x01(\fR\x06kernel\x12\x0e\n" +
+	"\x02os\x18\r \x01(\fR\x02os\x12\x12\n" +
+	"\x04cpus\x18\x0e \x01(\rR\x04cpus\x12!\n" +
+	"\fmemory_bytes\x18\x0f \x01(\x04R\vmemoryBytes\"\xe0\x01\n" +
+	"\tInterface\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x15\n" +
+	"\x06vpc_id\x18\x03 \x01(\fR\x05vpcId\x12\x1b\n" +
+	"\tsubnet_id\x18\x04 \x01(\fR\bsubnetId\x12'\n" +
+	"\x0fsecurity_groups\x18\x05 \x03(\fR\x0esecurityGroups\x12\x1f\n" +
+	"\vprivate_ips\x18\x06 \x03(\fR\n" +
+	"privateIps\x12\x1d\n" +
+	"\n" +
+	"public_ips\x18\a \x03(\fR\tpublicIps\x12\x14\n" +
+	"\x05ipv6s\x18\b \x03(\fR\x05ipv6s\"G\n" +
 	"\aDropped\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"y\n" +
@@ -3839,7 +4136,7 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),              // 0: taskguard.v1.Kind
 	(*Batch)(nil),          // 1: taskguard.v1.Batch
@@ -3861,19 +4158,21 @@ var file_batch_proto_goTypes = []any{
 	(*Question)(nil),       // 17: taskguard.v1.Question
 	(*Answer)(nil),         // 18: taskguard.v1.Answer
 	(*Agent)(nil),          // 19: taskguard.v1.Agent
-	(*Dropped)(nil),        // 20: taskguard.v1.Dropped
-	(*SourceState)(nil),    // 21: taskguard.v1.SourceState
-	(*SetID)(nil),          // 22: taskguard.v1.SetID
-	(*Ptrace)(nil),         // 23: taskguard.v1.Ptrace
-	(*Dup)(nil),            // 24: taskguard.v1.Dup
-	(*Namespace)(nil),      // 25: taskguard.v1.Namespace
-	(*Mount)(nil),          // 26: taskguard.v1.Mount
-	(*Memory)(nil),         // 27: taskguard.v1.Memory
-	(*Module)(nil),         // 28: taskguard.v1.Module
-	(*BPF)(nil),            // 29: taskguard.v1.BPF
-	(*IOUring)(nil),        // 30: taskguard.v1.IOUring
-	(*Ledger)(nil),         // 31: taskguard.v1.Ledger
-	(*Loss)(nil),           // 32: taskguard.v1.Loss
+	(*Instance)(nil),       // 20: taskguard.v1.Instance
+	(*Interface)(nil),      // 21: taskguard.v1.Interface
+	(*Dropped)(nil),        // 22: taskguard.v1.Dropped
+	(*SourceState)(nil),    // 23: taskguard.v1.SourceState
+	(*SetID)(nil),          // 24: taskguard.v1.SetID
+	(*Ptrace)(nil),         // 25: taskguard.v1.Ptrace
+	(*Dup)(nil),            // 26: taskguard.v1.Dup
+	(*Namespace)(nil),      // 27: taskguard.v1.Namespace
+	(*Mount)(nil),          // 28: taskguard.v1.Mount
+	(*Memory)(nil),         // 29: taskguard.v1.Memory
+	(*Module)(nil),         // 30: taskguard.v1.Module
+	(*BPF)(nil),            // 31: taskguard.v1.BPF
+	(*IOUring)(nil),        // 32: taskguard.v1.IOUring
+	(*Ledger)(nil),         // 33: taskguard.v1.Ledger
+	(*Loss)(nil),           // 34: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
 	2,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
@@ -3881,7 +4180,7 @@ var file_batch_proto_depIdxs = []int32{
 	11, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
 	12, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
 	3,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	31, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	33, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
 	10, // 6: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
 	4,  // 7: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
 	5,  // 8: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
@@ -3895,32 +4194,35 @@ var file_batch_proto_depIdxs = []int32{
 	15, // 16: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
 	16, // 17: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
 	19, // 18: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	22, // 19: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
-	23, // 20: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
-	24, // 21: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
-	25, // 22: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
-	26, // 23: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
-	27, // 24: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
-	28, // 25: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
-	29, // 26: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
-	30, // 27: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	24, // 19: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	25, // 20: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	26, // 21: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	27, // 22: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	28, // 23: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	29, // 24: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	30, // 25: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	31, // 26: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	32, // 27: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
 	14, // 28: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
 	14, // 29: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
 	17, // 30: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
 	18, // 31: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
 	0,  // 32: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	21, // 33: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	20, // 34: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	0,  // 35: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 36: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	14, // 37: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	32, // 38: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 39: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	23, // 33: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	22, // 34: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	20, // 35: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
+	21, // 36: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
+	4,  // 37: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
+	0,  // 38: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 39: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	14, // 40: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	34, // 41: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 42: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -3934,7 +4236,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
