@@ -96,6 +96,10 @@ func TestLoadConfig(t *testing.T) {
 		{name: "overridden list", set: []string{"events.off=file.open,dns.query", "events.watched_paths="}},
 		{name: "mistake in an overridden list", set: []string{"events.off=file.open,dns"},
 			want: `--set events.off: "dns": want a kind such as file.open, once`},
+		{name: "ecs agent elsewhere", yaml: "ecs:\n  agent: http://10.0.0.1:51678\n", want: ":2: ecs.agent: \"http://10.0.0.1:51678\": want http://"},
+		{name: "ecs agent by name", yaml: "ecs:\n  agent: http://localhost:51678\n", want: ":2: ecs.agent: "},
+		{name: "ecs agent with a path", yaml: "ecs:\n  agent: http://127.0.0.1:51678/v1\n", want: ":2: ecs.agent: "},
+		{name: "no ecs agent", yaml: "ecs:\n  agent:\n"},
 		{name: "two mistakes", yaml: "log:\n  level: loud\nsocket: x\n", want: "both"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -128,7 +132,7 @@ func TestLoadConfig(t *testing.T) {
 func TestOverridesReachEveryField(t *testing.T) {
 	got, err := loadConfig("../../packaging/agent.yaml", []string{
 		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "state_dir=/s", "socket=/k",
-		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "host.imds=off", "spool.max_bytes=3MiB", "log.level=error",
+		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "ecs.agent=http://[::1]:1", "ecs.tags=true", "host.imds=off", "spool.max_bytes=3MiB", "log.level=error",
 		"events.off=file.open,dns.query", "events.open_all=true", "events.watched_paths=/w",
 		"events.ignored_executables=/i,/j", "events.connect_window=10s", "throttle.events_per_second=0",
 	})
@@ -137,7 +141,7 @@ func TestOverridesReachEveryField(t *testing.T) {
 	}
 	want := config{
 		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", StateDir: "/s", Socket: "/k",
-		SpoolMaxBytes: 3 << 20, LogLevel: 8,
+		ECSAgent: "http://[::1]:1", ECSTags: true, SpoolMaxBytes: 3 << 20, LogLevel: 8,
 		Events: ebpf.Settings{
 			Off: []event.Kind{event.FileOpen, event.DNSQuery}, OpenAll: true, Watched: []string{"/w"},
 			Ignored: []string{"/i", "/j"}, ConnectWindow: 10 * time.Second,
