@@ -102,7 +102,7 @@ func (s *Sender) seal(next handedOver) {
 	s.data = next.builder.Seal(s.data[:0], batch.Header{
 		ID:   batch.ID{Agent: s.cfg.Agent, Epoch: s.cfg.Epoch, Sequence: s.sequence},
 		Host: s.cfg.Host(), Ledger: told.Ledger, Updates: updates,
-	}, s.cfg.Describe)
+	}, s.cfg.Late)
 	s.recycle(next.builder)
 	s.frame = s.codec.Compress(s.frame[:0], s.data)
 	if len(s.data) > batch.MaxSize || len(s.frame) > batch.MaxCompressed {

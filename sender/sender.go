@@ -47,9 +47,8 @@ type Config struct {
 	Host      func() event.Host // asked at every seal; required
 	Spool     *spool.Spool      // the sender's alone; required
 	Transport Transport         // required
-	// Describe tells what is known of a container that a batch names and has so many events of. Nil is what its event
-	// says.
-	Describe func(c *event.Container, events uint64) event.Container
+	// Late tells what was not known yet when an event came.
+	Late batch.Late
 	// Updates returns the containers that were described since it was last asked, after a batch had been sealed that
 	// named them as pending. Nil is none.
 	Updates func() []event.Container

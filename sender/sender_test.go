@@ -360,7 +360,7 @@ func TestUpdates(t *testing.T) {
 				return nil
 			}
 		}
-		cfg.Describe = func(c *event.Container, _ uint64) event.Container { return event.Container{ID: c.ID, Pending: true} }
+		cfg.Late.Describe = func(c *event.Container, _ uint64) event.Container { return event.Container{ID: c.ID, Pending: true} }
 		s := newSender(t, cfg)
 		stop := start(t, s)
 		e := opened(1)

@@ -21,6 +21,7 @@ import (
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/collector/secret"
 	"github.com/taskguard/taskguard/sender"
+	"github.com/taskguard/taskguard/sender/batch"
 	"github.com/taskguard/taskguard/sender/https"
 	"github.com/taskguard/taskguard/sender/spool"
 )
@@ -61,6 +62,7 @@ type agent struct {
 
 	tracker  *container.Tracker
 	table    *process.Table
+	accounts *process.Accounts
 	sources  *sources
 	spool    *spool.Spool
 	sender   *sender.Sender
@@ -135,6 +137,7 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	var background, delivery sync.WaitGroup
 	var sendErr error
 	background.Go(func() { a.track(ctx) })
+	background.Go(func() { a.accounts.Run(ctx) })
 	background.Go(func() { a.beat(ctx) })
 	background.Go(func() { a.recent.follow(sending, a.sender) })
 	background.Go(func() { a.selfTest.run(ctx) })
@@ -180,8 +183,9 @@ func (a *agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.accounts = process.NewAccounts(process.AccountsConfig{})
 	a.table = process.NewTable(process.Config{
-		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask,
+		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask, Note: a.accounts.Note,
 	})
 	if err := a.openSender(); err != nil {
 		return err
@@ -206,6 +210,7 @@ func (a *agent) openIdle() (err error) {
 	if a.tracker, err = container.New(container.Config{}); err != nil {
 		return err
 	}
+	a.accounts = process.NewAccounts(process.AccountsConfig{})
 	a.table = process.NewTable(process.Config{Locator: a.tracker})
 	a.sources = idle(a.cfg)
 	if err := a.openSender(); err != nil {
@@ -247,7 +252,8 @@ func (a *agent) openSender() error {
 	a.sender, err = sender.New(sender.Config{
 		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
 		Spool: a.spool, Transport: transport,
-		Describe: a.tracker.Describe, Updates: a.tracker.Updates,
+		Late:    batch.Late{Describe: a.tracker.Describe, User: a.accounts.User, Group: a.accounts.Group},
+		Updates: a.tracker.Updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
 			if err := a.state.sealed(a.hasher.Covered(a.sources.covered(until))); err != nil {

@@ -57,7 +57,7 @@ func (s *staged) seal(sequence uint64, events ...event.Event) {
 	}
 	data := b.Seal(nil, batch.Header{
 		ID: batch.ID{Agent: event.ID{1}, Epoch: 1, Sequence: sequence}, Host: event.Host{BootID: event.ID{2}},
-	}, nil)
+	}, batch.Late{})
 	s.frames <- sender.Frame{Data: s.codec.Compress(nil, data)}
 }
 

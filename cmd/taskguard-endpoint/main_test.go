@@ -189,7 +189,7 @@ func (m *maker) next(updates []event.Container, events ...event.Event) []byte {
 		b.Append(&events[i])
 	}
 	h := batch.Header{ID: batch.ID{Agent: m.agent, Epoch: 1, Sequence: m.sequence}, Host: m.host, Updates: updates}
-	return m.codec.Compress(nil, b.Seal(nil, h, nil))
+	return m.codec.Compress(nil, b.Seal(nil, h, batch.Late{}))
 }
 
 // exec1 returns a process.exec event.

@@ -36,6 +36,8 @@ type Process struct {
 	Cwd           string `json:"cwd,omitempty"`         // at exec, or at bootstrap
 	CwdLength     uint32 `json:"cwd_length,omitempty"`  // bytes, when Cwd was cut and its length is known
 	UID           uint32 `json:"uid"`
+	User          string `json:"user,omitempty"` // what UID and GID are called where the process runs
+	Group         string `json:"group,omitempty"`
 	EUID          uint32 `json:"euid"`
 	GID           uint32 `json:"gid"`
 	EGID          uint32 `json:"egid"`

@@ -37,6 +37,8 @@ type Config struct {
 	Locator          Locator       // required
 	// Mask returns a command line, each argument ended by a NUL byte, without the secrets in it; nil leaves them.
 	Mask func(args string) (masked string, any bool)
+	// Note is told of every process that has a new image, with the id of its container, "" for the host; nil is nobody.
+	Note func(container string, pid uint32, start uint64)
 }
 
 // Stats counts what a Table did.
@@ -232,7 +234,20 @@ func (t *Table) exec(p *event.Process) *snapshot {
 	s.adopt(parent)
 	t.put(s)
 	t.boundArgs(s)
+	t.note(s)
 	return s
+}
+
+// note tells who wants to know of a process with a new image.
+func (t *Table) note(s *snapshot) {
+	if t.cfg.Note == nil {
+		return
+	}
+	container := ""
+	if s.Container != nil {
+		container = s.Container.ID
+	}
+	t.cfg.Note(container, s.PID, s.Start)
 }
 
 // current returns the snapshot of a process, a new one if its credentials or its place have changed.
@@ -491,6 +506,7 @@ func (t *Table) found(p event.Process, cgroup string, ancestors int) *snapshot {
 	s.adopt(parent)
 	t.put(s)
 	t.boundArgs(s)
+	t.note(s)
 	return s
 }
 

@@ -64,7 +64,7 @@ func seal(t testing.TB, h batch.Header, events []event.Event) []byte {
 	if b.Events() != len(events) {
 		t.Fatalf("builder has %d events, want %d", b.Events(), len(events))
 	}
-	return b.Seal(nil, h, nil)
+	return b.Seal(nil, h, batch.Late{})
 }
 
 func roundTrip(t testing.TB, events []event.Event) {
@@ -303,10 +303,10 @@ func TestRoundTripContainerOfItsOwn(t *testing.T) {
 		b.Append(&events[i])
 	}
 	counts := map[string]uint64{}
-	b.Seal(nil, header, func(c *event.Container, events uint64) event.Container {
+	b.Seal(nil, header, batch.Late{Describe: func(c *event.Container, events uint64) event.Container {
 		counts[c.ID] = events
 		return *c
-	})
+	}})
 	if want := map[string]uint64{"aa": 2, "bb": 2}; !maps.Equal(counts, want) {
 		t.Errorf("%v events, want %v", counts, want)
 	}
@@ -319,13 +319,13 @@ func TestContainersAreDescribedAtSeal(t *testing.T) {
 	b.Append(&e)
 	b.Append(&e)
 	asked := 0
-	data := b.Seal(nil, header, func(c *event.Container, events uint64) event.Container {
+	data := b.Seal(nil, header, batch.Late{Describe: func(c *event.Container, events uint64) event.Container {
 		asked++
 		if events != 2 {
 			t.Errorf("%d events, want 2", events)
 		}
 		return event.Container{ID: c.ID, Name: "web"}
-	})
+	}})
 	got, err := batch.Decode(data)
 	if err != nil {
 		t.Fatal(err)
@@ -338,9 +338,46 @@ func TestContainersAreDescribedAtSeal(t *testing.T) {
 			t.Errorf("container %+v, want the description given at seal", e.Container)
 		}
 	}
-	got, err = batch.Decode(b.Seal(nil, header, nil))
+	got, err = batch.Decode(b.Seal(nil, header, batch.Late{}))
 	if err != nil || !got.Events[0].Container.Pending {
 		t.Errorf("sealed without a description: %v, %+v, want it pending", err, got.Events[0].Container)
+	}
+}
+
+// Each name of a user and a group is asked for once, for the container that a process runs in.
+func TestAccountsAreNamedAtSeal(t *testing.T) {
+	var w world
+	c := &event.Container{ID: "aa"}
+	b := batch.NewBuilder()
+	for i, p := range []event.Process{
+		{PID: 1, Start: 1}, {PID: 2, Start: 2, UID: 5, GID: 6, Container: c}, {PID: 3, Start: 3, UID: 5, GID: 7, Container: c},
+		{PID: 4, Start: 4, UID: 5, GID: 6},
+	} {
+		b.Append(&event.Event{Time: host.BootTime, Kind: event.ProcessExec, Process: w.process(nil, p), Result: int32(i)})
+	}
+	asked := map[string]int{}
+	name := func(kind string) func(string, uint32) string {
+		return func(container string, id uint32) string {
+			key := fmt.Sprint(kind, id, container)
+			if asked[key]++; id == 7 {
+				return ""
+			}
+			return key
+		}
+	}
+	got, err := batch.Decode(b.Seal(nil, header, batch.Late{User: name("u"), Group: name("g")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][2]string{{"u0", "g0"}, {"u5aa", "g6aa"}, {"u5aa", ""}, {"u5", "g6"}} {
+		if p := got.Events[i].Process; p.User != want[0] || p.Group != want[1] {
+			t.Errorf("%d: %q %q, want %q", i, p.User, p.Group, want)
+		}
+	}
+	for key, n := range asked {
+		if n != 1 {
+			t.Errorf("%s asked for %d times", key, n)
+		}
 	}
 }
 
@@ -368,17 +405,17 @@ func TestTextIsMadeUTF8(t *testing.T) {
 func TestResetForgets(t *testing.T) {
 	events := examples()
 	b := batch.NewBuilder()
-	empty := b.Seal(nil, header, nil)
+	empty := b.Seal(nil, header, batch.Late{})
 	for round := range 2 {
 		for i := range events {
 			b.Append(&events[i])
 		}
 		want := seal(t, header, events)
-		if got := b.Seal(nil, header, nil); string(got) != string(want) {
+		if got := b.Seal(nil, header, batch.Late{}); string(got) != string(want) {
 			t.Errorf("round %d: batch differs from that of a new builder", round)
 		}
 		b.Reset()
-		if got := b.Seal(nil, header, nil); string(got) != string(empty) || b.Events() != 0 || b.Size() != 0 {
+		if got := b.Seal(nil, header, batch.Late{}); string(got) != string(empty) || b.Events() != 0 || b.Size() != 0 {
 			t.Errorf("round %d: %d events and %d bytes after Reset", round, b.Events(), b.Size())
 		}
 	}

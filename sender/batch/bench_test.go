@@ -96,7 +96,7 @@ func BenchmarkSeal(b *testing.B) {
 	var data, frame []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		data = builder.Seal(data[:0], header, nil)
+		data = builder.Seal(data[:0], header, batch.Late{})
 		frame = codec.Compress(frame[:0], data)
 	}
 	b.ReportMetric(float64(len(frame))/float64(len(events)), "wire-B/event")

@@ -24,6 +24,8 @@ type Builder struct {
 	entries uint32
 	// described holds the containers in the order of their references.
 	described []inContainer
+	// users and groups are those whose names are asked for at Seal, in the order of their first use.
+	users, groups accounts
 
 	events    int
 	counts    [event.KindCount]uint64
@@ -52,6 +54,8 @@ func NewBuilder() *Builder {
 		strings:    make(map[string]uint32),
 		processes:  make(map[uint64]place),
 		containers: make(map[string]uint32),
+		users:      accounts{names: make(map[account]string)},
+		groups:     accounts{names: make(map[account]string)},
 	}
 }
 
@@ -72,6 +76,8 @@ func (b *Builder) Reset() {
 	clear(b.containers)
 	clear(b.described)
 	b.described = b.described[:0]
+	b.users.reset()
+	b.groups.reset()
 	b.entries, b.events, b.counts = 0, 0, [event.KindCount]uint64{}
 	b.firstTime, b.lastTime = 0, 0
 }
@@ -152,10 +158,17 @@ func runsIn(p *event.Process, c *event.Container) bool {
 	return p != nil && p.Container != nil && p.Container.ID == c.ID
 }
 
-// Seal appends the finished batch to dst and returns it; it does not reset the builder. describe, unless nil, is
-// asked for every container that the batch names, told how many of its events are of the container, and returns its
-// description as far as it is known now.
-func (b *Builder) Seal(dst []byte, h Header, describe func(c *event.Container, events uint64) event.Container) []byte {
+// Late tells at Seal what was not known, or not asked for, at Append. A nil field tells nothing.
+type Late struct {
+	// Describe returns the description of a container, which has so many of the batch's events, as far as it is known.
+	Describe func(c *event.Container, events uint64) event.Container
+	// User and Group return the name of a user or a group of a container, "" for the host; "" when it is not known.
+	User, Group func(container string, id uint32) string
+}
+
+// Seal appends the finished batch to dst and returns it; it does not reset the builder. late is asked once for each
+// container, user and group that the batch names.
+func (b *Builder) Seal(dst []byte, h Header, late Late) []byte {
 	dst = appendBytes(dst, 1, h.ID.Agent[:])
 	dst = appendUint(dst, 2, h.ID.Epoch)
 	dst = appendUint(dst, 3, h.ID.Sequence)
@@ -164,15 +177,17 @@ func (b *Builder) Seal(dst []byte, h Header, describe func(c *event.Container, e
 	dst = append(dst, b.body...)
 	for _, c := range b.described {
 		full := *c.container
-		if describe != nil {
-			full = describe(c.container, c.events)
+		if late.Describe != nil {
+			full = late.Describe(c.container, c.events)
 		}
 		dst = appendMessage(dst, 7, appendContainer(nil, &full))
 	}
 	for i := range h.Updates {
 		dst = appendMessage(dst, 10, appendContainer(nil, &h.Updates[i]))
 	}
-	return appendMessage(dst, 11, appendLedger(nil, &h.Ledger))
+	dst = appendMessage(dst, 11, appendLedger(nil, &h.Ledger))
+	dst = b.appendAccounts(dst, 12, &b.users, late.User)
+	return b.appendAccounts(dst, 13, &b.groups, late.Group)
 }
 
 // ref returns a string's reference, writing the string on its first use.
@@ -244,6 +259,8 @@ func (b *Builder) process(p *event.Process, depth int) place {
 	b.message = m
 
 	b.body = appendMessage(b.body, 8, m)
+	b.users.add(container, p.UID, p.User)
+	b.groups.add(container, p.GID, p.Group)
 	b.entries++
 	at := place{ref: b.entries, container: container, reach: reach(p, parent)}
 	if p.Snapshot != 0 {

@@ -57,6 +57,7 @@ func (d *decoder) decode() error {
 	for i, p := range pb.Processes {
 		d.process(i, p)
 	}
+	d.names()
 	d.out.Events = make([]event.Event, len(pb.Events))
 	now := int64(pb.Time)
 	for i, e := range pb.Events {

@@ -55,6 +55,7 @@ func (s *script) process() *event.Process {
 	var next event.Process
 	s.rest = eventtest.Fuzzed(&next, s.rest, false)
 	// These follow from others, or are encoded with the event of the exit only.
+	next.User, next.Group = "", "" // which follow from the numbers, in a container
 	next.ID, next.ParentID, next.Ancestors, next.Exit = event.ID{}, event.ID{}, nil, event.Exit{}
 	if next.Container = s.container(); s.bool() {
 		next.Start, next.StartTime = 1+uint64(s.byte())<<40, time.Time{}

@@ -14,6 +14,8 @@ const (
 	fieldEvents     protowire.Number = 9
 	fieldUpdates    protowire.Number = 10
 	fieldLedger     protowire.Number = 11
+	fieldUsers      protowire.Number = 12
+	fieldGroups     protowire.Number = 13
 
 	fieldEventDNS     protowire.Number = 9
 	fieldEventAgent   protowire.Number = 10
@@ -55,6 +57,8 @@ func checkLimits(data []byte) error {
 		{"processes", c.tables[fieldProcesses], MaxEntries},
 		{"containers", c.tables[fieldContainers], MaxEntries},
 		{"updates", c.tables[fieldUpdates], MaxEntries},
+		{"users", c.tables[fieldUsers], MaxEntries},
+		{"groups", c.tables[fieldGroups], MaxEntries},
 		{"records", c.records, MaxRecords},
 	} {
 		if table.size > table.max {
@@ -66,7 +70,7 @@ func checkLimits(data []byte) error {
 
 // counter counts the entries of the batch's tables by field, and the records inside them.
 type counter struct {
-	tables  [fieldLedger + 1]int
+	tables  [fieldGroups + 1]int
 	records int
 }
 

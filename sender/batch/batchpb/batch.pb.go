@@ -199,7 +199,10 @@ type Batch struct {
 	// Containers that were pending in an earlier batch and are described now. No event points to them.
 	Updates []*Container `protobuf:"bytes,10,rep,name=updates,proto3" json:"updates,omitempty"`
 	// What the ledger gained since the batch before.
-	Ledger        *Ledger `protobuf:"bytes,11,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Ledger *Ledger `protobuf:"bytes,11,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	// What users and groups of the batch's processes are called in the container they run in, as far as it is known.
+	Users         []*Account `protobuf:"bytes,12,rep,name=users,proto3" json:"users,omitempty"`
+	Groups        []*Account `protobuf:"bytes,13,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +314,80 @@ func (x *Batch) GetLedger() *Ledger {
 	return nil
 }
 
+func (x *Batch) GetUsers() []*Account {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *Batch) GetGroups() []*Account {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type Account struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     uint32                 `protobuf:"varint,1,opt,name=container,proto3" json:"container,omitempty"` // -> containers; 0 is the host
+	Id            uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Name          []byte                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_batch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Account) GetContainer() uint32 {
+	if x != nil {
+		return x.Container
+	}
+	return 0
+}
+
+func (x *Account) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Account) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
 type Host struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	InstanceId    string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
@@ -326,7 +403,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_batch_proto_msgTypes[1]
+	mi := &file_batch_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +415,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[1]
+	mi := &file_batch_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +428,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{1}
+	return file_batch_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Host) GetInstanceId() string {
@@ -429,7 +506,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_batch_proto_msgTypes[2]
+	mi := &file_batch_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +518,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[2]
+	mi := &file_batch_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +531,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{2}
+	return file_batch_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Container) GetId() string {
@@ -593,7 +670,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +682,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +695,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{3}
+	return file_batch_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Tag) GetKey() []byte {
@@ -647,7 +724,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +736,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +749,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{4}
+	return file_batch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -715,7 +792,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +804,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +817,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{5}
+	return file_batch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Network) GetName() []byte {
@@ -783,7 +860,7 @@ type ContainerMount struct {
 
 func (x *ContainerMount) Reset() {
 	*x = ContainerMount{}
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +872,7 @@ func (x *ContainerMount) String() string {
 func (*ContainerMount) ProtoMessage() {}
 
 func (x *ContainerMount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +885,7 @@ func (x *ContainerMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMount.ProtoReflect.Descriptor instead.
 func (*ContainerMount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{6}
+	return file_batch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ContainerMount) GetType() []byte {
@@ -864,7 +941,7 @@ type Posture struct {
 
 func (x *Posture) Reset() {
 	*x = Posture{}
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +953,7 @@ func (x *Posture) String() string {
 func (*Posture) ProtoMessage() {}
 
 func (x *Posture) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +966,7 @@ func (x *Posture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Posture.ProtoReflect.Descriptor instead.
 func (*Posture) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{7}
+	return file_batch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Posture) GetPrivileged() bool {
@@ -1021,7 +1098,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1110,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1123,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{8}
+	return file_batch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credential) GetName() []byte {
@@ -1091,7 +1168,7 @@ type ECS struct {
 
 func (x *ECS) Reset() {
 	*x = ECS{}
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1180,7 @@ func (x *ECS) String() string {
 func (*ECS) ProtoMessage() {}
 
 func (x *ECS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1193,7 @@ func (x *ECS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ECS.ProtoReflect.Descriptor instead.
 func (*ECS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{9}
+	return file_batch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ECS) GetCluster() []byte {
@@ -1285,7 +1362,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1374,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1387,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{10}
+	return file_batch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -1517,7 +1594,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1606,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1619,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{11}
+	return file_batch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetKind() Kind {
@@ -1709,7 +1786,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1798,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1811,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{12}
+	return file_batch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *File) GetPath() uint32 {
@@ -1857,7 +1934,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +1946,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +1959,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{13}
+	return file_batch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Socket) GetFamily() uint32 {
@@ -1947,7 +2024,7 @@ type Net struct {
 
 func (x *Net) Reset() {
 	*x = Net{}
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2036,7 @@ func (x *Net) String() string {
 func (*Net) ProtoMessage() {}
 
 func (x *Net) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2049,7 @@ func (x *Net) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Net.ProtoReflect.Descriptor instead.
 func (*Net) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{14}
+	return file_batch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Net) GetSocket() *Socket {
@@ -2026,7 +2103,7 @@ type DNS struct {
 
 func (x *DNS) Reset() {
 	*x = DNS{}
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2115,7 @@ func (x *DNS) String() string {
 func (*DNS) ProtoMessage() {}
 
 func (x *DNS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2128,7 @@ func (x *DNS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNS.ProtoReflect.Descriptor instead.
 func (*DNS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{15}
+	return file_batch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DNS) GetSocket() *Socket {
@@ -2120,7 +2197,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2209,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2222,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{16}
+	return file_batch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Question) GetName() uint32 {
@@ -2174,7 +2251,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2263,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2276,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{17}
+	return file_batch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Answer) GetName() uint32 {
@@ -2250,7 +2327,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2339,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2352,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{18}
+	return file_batch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Agent) GetVersion() string {
@@ -2385,7 +2462,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2474,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2487,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{19}
+	return file_batch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Instance) GetType() []byte {
@@ -2534,7 +2611,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2623,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2636,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{20}
+	return file_batch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Interface) GetId() []byte {
@@ -2628,7 +2705,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2717,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +2730,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{21}
+	return file_batch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Dropped) GetKind() Kind {
@@ -2682,7 +2759,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2771,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2784,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{22}
+	return file_batch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -2755,7 +2832,7 @@ type SetID struct {
 
 func (x *SetID) Reset() {
 	*x = SetID{}
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2844,7 @@ func (x *SetID) String() string {
 func (*SetID) ProtoMessage() {}
 
 func (x *SetID) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2857,7 @@ func (x *SetID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetID.ProtoReflect.Descriptor instead.
 func (*SetID) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{23}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetID) GetCall() uint32 {
@@ -2856,7 +2933,7 @@ type Ptrace struct {
 
 func (x *Ptrace) Reset() {
 	*x = Ptrace{}
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +2945,7 @@ func (x *Ptrace) String() string {
 func (*Ptrace) ProtoMessage() {}
 
 func (x *Ptrace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +2958,7 @@ func (x *Ptrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
 func (*Ptrace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{24}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Ptrace) GetRequest() uint32 {
@@ -2911,7 +2988,7 @@ type Dup struct {
 
 func (x *Dup) Reset() {
 	*x = Dup{}
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3000,7 @@ func (x *Dup) String() string {
 func (*Dup) ProtoMessage() {}
 
 func (x *Dup) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3013,7 @@ func (x *Dup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dup.ProtoReflect.Descriptor instead.
 func (*Dup) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{25}
+	return file_batch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Dup) GetSocket() *Socket {
@@ -2985,7 +3062,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2997,7 +3074,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3010,7 +3087,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{26}
+	return file_batch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Namespace) GetCall() uint32 {
@@ -3050,7 +3127,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3139,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3152,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{27}
+	return file_batch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Mount) GetCall() uint32 {
@@ -3159,7 +3236,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3248,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3261,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{28}
+	return file_batch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Memory) GetAddress() uint64 {
@@ -3325,7 +3402,7 @@ type Module struct {
 
 func (x *Module) Reset() {
 	*x = Module{}
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3414,7 @@ func (x *Module) String() string {
 func (*Module) ProtoMessage() {}
 
 func (x *Module) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3427,7 @@ func (x *Module) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Module.ProtoReflect.Descriptor instead.
 func (*Module) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{29}
+	return file_batch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Module) GetCall() uint32 {
@@ -3443,7 +3520,7 @@ type BPF struct {
 
 func (x *BPF) Reset() {
 	*x = BPF{}
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3532,7 @@ func (x *BPF) String() string {
 func (*BPF) ProtoMessage() {}
 
 func (x *BPF) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3545,7 @@ func (x *BPF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPF.ProtoReflect.Descriptor instead.
 func (*BPF) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{30}
+	return file_batch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BPF) GetType() uint32 {
@@ -3517,7 +3594,7 @@ type IOUring struct {
 
 func (x *IOUring) Reset() {
 	*x = IOUring{}
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3606,7 @@ func (x *IOUring) String() string {
 func (*IOUring) ProtoMessage() {}
 
 func (x *IOUring) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3619,7 @@ func (x *IOUring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
 func (*IOUring) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{31}
+	return file_batch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IOUring) GetEntries() uint32 {
@@ -3576,7 +3653,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3588,7 +3665,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3601,7 +3678,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{32}
+	return file_batch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -3630,7 +3707,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3719,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3732,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{33}
+	return file_batch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Loss) GetStage() string {
@@ -3690,7 +3767,7 @@ var File_batch_proto protoreflect.FileDescriptor
 
 const file_batch_proto_rawDesc = "" +
 	"\n" +
-	"\vbatch.proto\x12\ftaskguard.v1\"\xa6\x03\n" +
+	"\vbatch.proto\x12\ftaskguard.v1\"\x82\x04\n" +
 	"\x05Batch\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\fR\aagentId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -3705,7 +3782,13 @@ const file_batch_proto_rawDesc = "" +
 	"\x06events\x18\t \x03(\v2\x13.taskguard.v1.EventR\x06events\x121\n" +
 	"\aupdates\x18\n" +
 	" \x03(\v2\x17.taskguard.v1.ContainerR\aupdates\x12,\n" +
-	"\x06ledger\x18\v \x01(\v2\x14.taskguard.v1.LedgerR\x06ledger\"\xcf\x01\n" +
+	"\x06ledger\x18\v \x01(\v2\x14.taskguard.v1.LedgerR\x06ledger\x12+\n" +
+	"\x05users\x18\f \x03(\v2\x15.taskguard.v1.AccountR\x05users\x12-\n" +
+	"\x06groups\x18\r \x03(\v2\x15.taskguard.v1.AccountR\x06groups\"K\n" +
+	"\aAccount\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\fR\x04name\"\xcf\x01\n" +
 	"\x04Host\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +
@@ -4136,93 +4219,96 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),              // 0: taskguard.v1.Kind
 	(*Batch)(nil),          // 1: taskguard.v1.Batch
-	(*Host)(nil),           // 2: taskguard.v1.Host
-	(*Container)(nil),      // 3: taskguard.v1.Container
-	(*Tag)(nil),            // 4: taskguard.v1.Tag
-	(*Port)(nil),           // 5: taskguard.v1.Port
-	(*Network)(nil),        // 6: taskguard.v1.Network
-	(*ContainerMount)(nil), // 7: taskguard.v1.ContainerMount
-	(*Posture)(nil),        // 8: taskguard.v1.Posture
-	(*Credential)(nil),     // 9: taskguard.v1.Credential
-	(*ECS)(nil),            // 10: taskguard.v1.ECS
-	(*Process)(nil),        // 11: taskguard.v1.Process
-	(*Event)(nil),          // 12: taskguard.v1.Event
-	(*File)(nil),           // 13: taskguard.v1.File
-	(*Socket)(nil),         // 14: taskguard.v1.Socket
-	(*Net)(nil),            // 15: taskguard.v1.Net
-	(*DNS)(nil),            // 16: taskguard.v1.DNS
-	(*Question)(nil),       // 17: taskguard.v1.Question
-	(*Answer)(nil),         // 18: taskguard.v1.Answer
-	(*Agent)(nil),          // 19: taskguard.v1.Agent
-	(*Instance)(nil),       // 20: taskguard.v1.Instance
-	(*Interface)(nil),      // 21: taskguard.v1.Interface
-	(*Dropped)(nil),        // 22: taskguard.v1.Dropped
-	(*SourceState)(nil),    // 23: taskguard.v1.SourceState
-	(*SetID)(nil),          // 24: taskguard.v1.SetID
-	(*Ptrace)(nil),         // 25: taskguard.v1.Ptrace
-	(*Dup)(nil),            // 26: taskguard.v1.Dup
-	(*Namespace)(nil),      // 27: taskguard.v1.Namespace
-	(*Mount)(nil),          // 28: taskguard.v1.Mount
-	(*Memory)(nil),         // 29: taskguard.v1.Memory
-	(*Module)(nil),         // 30: taskguard.v1.Module
-	(*BPF)(nil),            // 31: taskguard.v1.BPF
-	(*IOUring)(nil),        // 32: taskguard.v1.IOUring
-	(*Ledger)(nil),         // 33: taskguard.v1.Ledger
-	(*Loss)(nil),           // 34: taskguard.v1.Loss
+	(*Account)(nil),        // 2: taskguard.v1.Account
+	(*Host)(nil),           // 3: taskguard.v1.Host
+	(*Container)(nil),      // 4: taskguard.v1.Container
+	(*Tag)(nil),            // 5: taskguard.v1.Tag
+	(*Port)(nil),           // 6: taskguard.v1.Port
+	(*Network)(nil),        // 7: taskguard.v1.Network
+	(*ContainerMount)(nil), // 8: taskguard.v1.ContainerMount
+	(*Posture)(nil),        // 9: taskguard.v1.Posture
+	(*Credential)(nil),     // 10: taskguard.v1.Credential
+	(*ECS)(nil),            // 11: taskguard.v1.ECS
+	(*Process)(nil),        // 12: taskguard.v1.Process
+	(*Event)(nil),          // 13: taskguard.v1.Event
+	(*File)(nil),           // 14: taskguard.v1.File
+	(*Socket)(nil),         // 15: taskguard.v1.Socket
+	(*Net)(nil),            // 16: taskguard.v1.Net
+	(*DNS)(nil),            // 17: taskguard.v1.DNS
+	(*Question)(nil),       // 18: taskguard.v1.Question
+	(*Answer)(nil),         // 19: taskguard.v1.Answer
+	(*Agent)(nil),          // 20: taskguard.v1.Agent
+	(*Instance)(nil),       // 21: taskguard.v1.Instance
+	(*Interface)(nil),      // 22: taskguard.v1.Interface
+	(*Dropped)(nil),        // 23: taskguard.v1.Dropped
+	(*SourceState)(nil),    // 24: taskguard.v1.SourceState
+	(*SetID)(nil),          // 25: taskguard.v1.SetID
+	(*Ptrace)(nil),         // 26: taskguard.v1.Ptrace
+	(*Dup)(nil),            // 27: taskguard.v1.Dup
+	(*Namespace)(nil),      // 28: taskguard.v1.Namespace
+	(*Mount)(nil),          // 29: taskguard.v1.Mount
+	(*Memory)(nil),         // 30: taskguard.v1.Memory
+	(*Module)(nil),         // 31: taskguard.v1.Module
+	(*BPF)(nil),            // 32: taskguard.v1.BPF
+	(*IOUring)(nil),        // 33: taskguard.v1.IOUring
+	(*Ledger)(nil),         // 34: taskguard.v1.Ledger
+	(*Loss)(nil),           // 35: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
-	2,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
-	3,  // 1: taskguard.v1.Batch.containers:type_name -> taskguard.v1.Container
-	11, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
-	12, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
-	3,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	33, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
-	10, // 6: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
-	4,  // 7: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
-	5,  // 8: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
-	6,  // 9: taskguard.v1.Container.networks:type_name -> taskguard.v1.Network
-	7,  // 10: taskguard.v1.Container.mounts:type_name -> taskguard.v1.ContainerMount
-	8,  // 11: taskguard.v1.Container.posture:type_name -> taskguard.v1.Posture
-	9,  // 12: taskguard.v1.Posture.credentials:type_name -> taskguard.v1.Credential
-	4,  // 13: taskguard.v1.ECS.tags:type_name -> taskguard.v1.Tag
-	0,  // 14: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
-	13, // 15: taskguard.v1.Event.file:type_name -> taskguard.v1.File
-	15, // 16: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
-	16, // 17: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
-	19, // 18: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	24, // 19: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
-	25, // 20: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
-	26, // 21: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
-	27, // 22: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
-	28, // 23: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
-	29, // 24: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
-	30, // 25: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
-	31, // 26: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
-	32, // 27: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
-	14, // 28: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
-	14, // 29: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
-	17, // 30: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
-	18, // 31: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
-	0,  // 32: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	23, // 33: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	22, // 34: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	20, // 35: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
-	21, // 36: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
-	4,  // 37: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
-	0,  // 38: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 39: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	14, // 40: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	34, // 41: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 42: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	3,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
+	4,  // 1: taskguard.v1.Batch.containers:type_name -> taskguard.v1.Container
+	12, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
+	13, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
+	4,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
+	34, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	2,  // 6: taskguard.v1.Batch.users:type_name -> taskguard.v1.Account
+	2,  // 7: taskguard.v1.Batch.groups:type_name -> taskguard.v1.Account
+	11, // 8: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
+	5,  // 9: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
+	6,  // 10: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
+	7,  // 11: taskguard.v1.Container.networks:type_name -> taskguard.v1.Network
+	8,  // 12: taskguard.v1.Container.mounts:type_name -> taskguard.v1.ContainerMount
+	9,  // 13: taskguard.v1.Container.posture:type_name -> taskguard.v1.Posture
+	10, // 14: taskguard.v1.Posture.credentials:type_name -> taskguard.v1.Credential
+	5,  // 15: taskguard.v1.ECS.tags:type_name -> taskguard.v1.Tag
+	0,  // 16: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
+	14, // 17: taskguard.v1.Event.file:type_name -> taskguard.v1.File
+	16, // 18: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
+	17, // 19: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
+	20, // 20: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
+	25, // 21: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	26, // 22: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	27, // 23: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	28, // 24: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	29, // 25: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	30, // 26: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	31, // 27: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	32, // 28: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	33, // 29: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	15, // 30: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
+	15, // 31: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
+	18, // 32: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
+	19, // 33: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
+	0,  // 34: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
+	24, // 35: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	23, // 36: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	21, // 37: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
+	22, // 38: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
+	5,  // 39: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
+	0,  // 40: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 41: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	15, // 42: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	35, // 43: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 44: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -4236,7 +4322,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -67,7 +67,7 @@ func newFrame(t testing.TB, agent event.ID, sequence uint64) []byte {
 	b := batch.NewBuilder()
 	b.Append(&event.Event{Time: time.Unix(1, 0), Kind: event.ProcessExec, Process: &event.Process{PID: 1, Name: "x"}})
 	h := batch.Header{ID: batch.ID{Agent: agent, Epoch: 1, Sequence: sequence}}
-	return newCodec(t).Compress(nil, b.Seal(nil, h, nil))
+	return newCodec(t).Compress(nil, b.Seal(nil, h, batch.Late{}))
 }
 
 func post(h http.Handler, contentType string, body io.Reader) *httptest.ResponseRecorder {

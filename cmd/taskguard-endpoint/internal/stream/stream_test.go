@@ -55,7 +55,7 @@ func newBatch(
 		}})
 	}
 	h := batch.Header{ID: id, Host: event.Host{Hostname: "h"}, Updates: updates}
-	return testBatch{h, codec.Compress(nil, b.Seal(nil, h, nil))}
+	return testBatch{h, codec.Compress(nil, b.Seal(nil, h, batch.Late{}))}
 }
 
 func (b testBatch) appendTo(t *testing.T, s *Store) bool {
