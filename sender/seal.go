@@ -3,6 +3,7 @@ package sender
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/taskguard/taskguard/collector/event"
@@ -75,7 +76,7 @@ func (s *Sender) takeOpen() (next handedOver, ok bool) {
 		return handedOver{}, false
 	}
 	// While the disk takes no batch, one that only tells of losses would be one more loss, every second.
-	telling := (len(s.pending) > 0 || s.ledger.unreported()) && !s.disk.troubled()
+	telling := (len(s.pending.Containers)+len(s.pending.Digests) > 0 || s.ledger.unreported()) && !s.disk.troubled()
 	if s.open.Events() == 0 && !telling {
 		return handedOver{}, false
 	}
@@ -84,19 +85,39 @@ func (s *Sender) takeOpen() (next handedOver, ok bool) {
 	return next, true
 }
 
-// collectUpdates adds the descriptions that came meanwhile to those that wait for a batch.
+// collectUpdates adds the updates that came meanwhile to those that wait for a batch.
 func (s *Sender) collectUpdates() {
-	s.pending = append(s.pending, s.cfg.Updates()...)
-	if excess := len(s.pending) - maxPending; excess > 0 {
-		s.cfg.Logger.Warn("too many container descriptions wait, oldest dropped", "dropped", excess)
-		s.pending = append(s.pending[:0], s.pending[excess:]...)
+	updates := s.cfg.Updates()
+	containers, digests := &s.pending.Containers, &s.pending.Digests
+	*containers, *digests = append(*containers, updates.Containers...), append(*digests, updates.Digests...)
+	excess := batch.Updates{
+		Containers: (*containers)[:max(0, len(*containers)-maxPending)],
+		Digests:    (*digests)[:max(0, len(*digests)-maxPending)],
 	}
+	if n := len(excess.Containers) + len(excess.Digests); n > 0 {
+		s.cfg.Logger.Warn("too many updates wait, oldest dropped", "dropped", n)
+		s.drop(excess)
+	}
+}
+
+// updates are those of the next batch.
+func (s *Sender) updates() batch.Updates {
+	return batch.Updates{
+		Containers: s.pending.Containers[:min(len(s.pending.Containers), maxUpdates)],
+		Digests:    s.pending.Digests[:min(len(s.pending.Digests), maxUpdates)],
+	}
+}
+
+// drop takes away the first of the updates that wait.
+func (s *Sender) drop(first batch.Updates) {
+	s.pending.Containers = slices.Delete(s.pending.Containers, 0, len(first.Containers))
+	s.pending.Digests = slices.Delete(s.pending.Digests, 0, len(first.Digests))
 }
 
 // seal turns a builder into a frame in the spool and makes the builder free again.
 func (s *Sender) seal(next handedOver) {
 	s.sequence++
-	updates := s.pending[:min(len(s.pending), maxUpdates)]
+	updates := s.updates()
 	told := s.tell(next.builder)
 	c := countsOf(next.builder)
 	s.data = next.builder.Seal(s.data[:0], batch.Header{
@@ -108,12 +129,12 @@ func (s *Sender) seal(next handedOver) {
 	if len(s.data) > batch.MaxSize || len(s.frame) > batch.MaxCompressed {
 		// The receiver would refuse it. An event of megabytes is in it, which no source makes.
 		s.loseOpen(c, "seal", "too_large")
-		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
+		s.drop(updates)
 		return
 	}
 	s.live.publish(s.frame, c)
 	if s.store(c, told) {
-		s.pending = append(s.pending[:0], s.pending[len(updates):]...)
+		s.drop(updates)
 		s.cfg.OnSeal(next.at)
 	}
 }

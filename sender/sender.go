@@ -27,7 +27,7 @@ const (
 
 	// builders is how many batches can be filled or waiting to be sealed. They are made once and used again.
 	builders = 8
-	// maxUpdates is how many descriptions of containers one batch carries.
+	// maxUpdates is how many updates of containers, and of digests, one batch carries.
 	maxUpdates = 1024
 	// maxPending is how many of them may wait for the next batches.
 	maxPending = 8 * maxUpdates
@@ -49,9 +49,9 @@ type Config struct {
 	Transport Transport         // required
 	// Late tells what was not known yet when an event came.
 	Late batch.Late
-	// Updates returns the containers that were described since it was last asked, after a batch had been sealed that
-	// named them as pending. Nil is none.
-	Updates func() []event.Container
+	// Updates returns what became known since it was last asked, after a batch had been sealed that said it was pending.
+	// Nil is none.
+	Updates func() batch.Updates
 	// OnSeal is told, when a batch is on disk, that all that was emitted before t is on disk or counted as lost. It is
 	// called by one goroutine. Nil is nobody.
 	OnSeal func(t time.Time)
@@ -82,7 +82,7 @@ type Sender struct {
 
 	// What follows is used by the goroutine that seals, only.
 	sequence    uint64
-	pending     []event.Container
+	pending     batch.Updates
 	data, frame []byte
 	disk        trouble
 
@@ -140,7 +140,7 @@ func (c *Config) complete() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Updates == nil {
-		c.Updates = func() []event.Container { return nil }
+		c.Updates = func() batch.Updates { return batch.Updates{} }
 	}
 	if c.OnSeal == nil {
 		c.OnSeal = func(time.Time) {}

@@ -350,14 +350,14 @@ func TestLossesAreBounded(t *testing.T) {
 func TestUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReceiver(t)
-		described := make(chan []event.Container, 1)
+		described := make(chan batch.Updates, 1)
 		cfg := config(newSpool(t, spool.Config{}), r)
-		cfg.Updates = func() []event.Container {
+		cfg.Updates = func() batch.Updates {
 			select {
 			case updates := <-described:
 				return updates
 			default:
-				return nil
+				return batch.Updates{}
 			}
 		}
 		cfg.Late.Describe = func(c *event.Container, _ uint64) event.Container { return event.Container{ID: c.ID, Pending: true} }
@@ -367,9 +367,10 @@ func TestUpdates(t *testing.T) {
 		e.Container = &event.Container{ID: "a"}
 		s.Emit(e)
 		time.Sleep(1500 * time.Millisecond)
-		var updates []event.Container
+		var updates batch.Updates
 		for i := range maxUpdates + 1 {
-			updates = append(updates, event.Container{ID: "a", Name: fmt.Sprint(i)})
+			updates.Containers = append(updates.Containers, event.Container{ID: "a", Name: fmt.Sprint(i)})
+			updates.Digests = append(updates.Digests, event.FileDigest{Version: event.FileVersion{Inode: uint64(i)}})
 		}
 		described <- updates
 		time.Sleep(2 * time.Second)
@@ -381,8 +382,11 @@ func TestUpdates(t *testing.T) {
 			t.Errorf("container %+v, want it pending", c)
 		}
 		first, second := r.batches[1].Updates, r.batches[2].Updates
-		if len(first) != maxUpdates || len(second) != 1 || second[0].Name != "1024" {
-			t.Errorf("%d and %d updates, want %d and the last", len(first), len(second), maxUpdates)
+		if c := second.Containers; len(first.Containers) != maxUpdates || len(c) != 1 || c[0].Name != "1024" {
+			t.Errorf("%d and %d containers, want %d and the last", len(first.Containers), len(c), maxUpdates)
+		}
+		if d := second.Digests; len(first.Digests) != maxUpdates || len(d) != 1 || d[0].Version.Inode != maxUpdates {
+			t.Errorf("%d and %d digests, want %d and the last", len(first.Digests), len(d), maxUpdates)
 		}
 	})
 }

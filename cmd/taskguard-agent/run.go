@@ -138,6 +138,7 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	var sendErr error
 	background.Go(func() { a.track(ctx) })
 	background.Go(func() { a.accounts.Run(ctx) })
+	background.Go(func() { a.hasher.Run(ctx) })
 	background.Go(func() { a.beat(ctx) })
 	background.Go(func() { a.recent.follow(sending, a.sender) })
 	background.Go(func() { a.selfTest.run(ctx) })
@@ -145,8 +146,7 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	delivery.Go(func() { sendErr = a.sender.Run(sending) })
 	a.ready()
 
-	err = a.sources.run(ctx, a.table, a.hasher)
-	a.hasher.Close()
+	err = a.sources.run(ctx, a, a.sender)
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("every source has ended")
 	}
@@ -185,8 +185,9 @@ func (a *agent) open(ctx context.Context) error {
 	}
 	a.accounts = process.NewAccounts(process.AccountsConfig{})
 	a.table = process.NewTable(process.Config{
-		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask, Note: a.accounts.Note,
+		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask, Note: a.note,
 	})
+	a.hasher = hash.New(hash.Config{})
 	if err := a.openSender(); err != nil {
 		return err
 	}
@@ -211,6 +212,7 @@ func (a *agent) openIdle() (err error) {
 		return err
 	}
 	a.accounts = process.NewAccounts(process.AccountsConfig{})
+	a.hasher = hash.New(hash.Config{})
 	a.table = process.NewTable(process.Config{Locator: a.tracker})
 	a.sources = idle(a.cfg)
 	if err := a.openSender(); err != nil {
@@ -218,6 +220,27 @@ func (a *agent) openIdle() (err error) {
 	}
 	a.selfTest, err = openSelfTest(a.sources, a.sender, a.log)
 	return err
+}
+
+// note has what belongs to a process's new image looked up in the background.
+func (a *agent) note(p *event.Process) {
+	container := ""
+	if p.Container != nil {
+		container = p.Container.ID
+	}
+	a.accounts.Note(container, p.PID, p.Start)
+	a.hasher.Note(p)
+}
+
+// Enrich completes an event, and has its files read.
+func (a *agent) Enrich(e *event.Event) {
+	a.table.Enrich(e)
+	a.hasher.Enrich(e)
+}
+
+// updates are what became known after it had been told as pending.
+func (a *agent) updates() batch.Updates {
+	return batch.Updates{Containers: a.tracker.Updates(), Digests: a.hasher.Updates()}
 }
 
 // placeIn names cgroups.
@@ -252,21 +275,19 @@ func (a *agent) openSender() error {
 	a.sender, err = sender.New(sender.Config{
 		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
 		Spool: a.spool, Transport: transport,
-		Late:    batch.Late{Describe: a.tracker.Describe, User: a.accounts.User, Group: a.accounts.Group},
-		Updates: a.tracker.Updates,
+		Late: batch.Late{
+			Describe: a.tracker.Describe, User: a.accounts.User, Group: a.accounts.Group, Digest: a.hasher.Digest,
+		},
+		Updates: a.updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
-			if err := a.state.sealed(a.hasher.Covered(a.sources.covered(until))); err != nil {
+			if err := a.state.sealed(a.sources.covered(until)); err != nil {
 				a.log.Debug("time of last batch not noted", "error", err)
 			}
 		},
 		Logger: a.log.With("component", "sender"),
 	})
-	if err != nil {
-		return err
-	}
-	a.hasher = hash.New(hash.Config{Sink: a.sender})
-	return nil
+	return err
 }
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
@@ -360,9 +381,6 @@ func (a *agent) close() error {
 	var errs []error
 	if a.sources != nil {
 		errs = append(errs, a.sources.close())
-	}
-	if a.hasher != nil {
-		a.hasher.Close()
 	}
 	if a.state != nil {
 		errs = append(errs, a.state.close())

@@ -188,7 +188,7 @@ func (m *maker) next(updates []event.Container, events ...event.Event) []byte {
 	for i := range events {
 		b.Append(&events[i])
 	}
-	h := batch.Header{ID: batch.ID{Agent: m.agent, Epoch: 1, Sequence: m.sequence}, Host: m.host, Updates: updates}
+	h := batch.Header{ID: batch.ID{Agent: m.agent, Epoch: 1, Sequence: m.sequence}, Host: m.host, Updates: batch.Updates{Containers: updates}}
 	return m.codec.Compress(nil, b.Seal(nil, h, batch.Late{}))
 }
 

@@ -155,7 +155,7 @@ func (i *inspection) devices(devices []container.DeviceMapping) []string {
 // than here.
 func (i *inspection) credentials(env []string) []event.Credential {
 	var list []event.Credential
-	for _, variable := range env {
+	for _, variable := range slices.Sorted(slices.Values(env)) { // the engine has them in any order
 		name, value, _ := strings.Cut(variable, "=")
 		if kind := i.credential(name, value); kind != "" {
 			list = append(list, event.Credential{Name: i.text(name), Kind: kind})

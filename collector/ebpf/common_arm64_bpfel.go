@@ -54,6 +54,8 @@ type commonExecRecord struct {
 	ArgsLen   uint32
 	EnvLen    uint32
 	Reserved  uint32
+	File      commonFileId
+	Version   commonFileVersion
 	Exe       commonText
 	Cwd       commonText
 	Script    commonText
@@ -85,6 +87,15 @@ type commonFileRecord struct {
 	Directory   uint32
 	Path        commonText
 	Target      commonText
+}
+
+type commonFileVersion struct {
+	_        structs.HostLayout
+	Inode    uint64
+	Size     uint64
+	Changed  uint64
+	Device   uint32
+	Reserved uint32
 }
 
 type commonForkRecord struct {
@@ -178,10 +189,19 @@ type commonKindCounters struct {
 	Filtered  uint64
 }
 
+type commonLayerFile uint32
+
+const (
+	commonLayerFileLAYER_FILE_UNKNOWN commonLayerFile = 0
+	commonLayerFileLAYER_FILE_IS      commonLayerFile = 1
+	commonLayerFileLAYER_FILE_HELD    commonLayerFile = 2
+)
+
 type commonMemoryRecord struct {
 	_          structs.HostLayout
 	Header     commonHeader
 	File       commonFileId
+	Version    commonFileVersion
 	Address    uint64
 	Length     uint64
 	Protection uint32
@@ -195,6 +215,7 @@ type commonModuleRecord struct {
 	_        structs.HostLayout
 	Header   commonHeader
 	File     commonFileId
+	Version  commonFileVersion
 	Flags    uint32
 	Reserved uint32
 	Name     [64]int8
@@ -384,11 +405,13 @@ const (
 	commonVarIouringRecordType   = "iouring_record_type"
 	commonVarKindCountersType    = "kind_counters_type"
 	commonVarKindType            = "kind_type"
+	commonVarLayerFileType       = "layer_file_type"
 	commonVarMemoryRecordType    = "memory_record_type"
 	commonVarModuleRecordType    = "module_record_type"
 	commonVarMountRecordType     = "mount_record_type"
 	commonVarNamespaceRecordType = "namespace_record_type"
 	commonVarNetRecordType       = "net_record_type"
+	commonVarOverlayFile         = "overlay_file"
 	commonVarParentType          = "parent_type"
 	commonVarPreemptible         = "preemptible"
 	commonVarRecordFlagType      = "record_flag_type"
@@ -498,11 +521,13 @@ type commonVariableSpecs struct {
 	IouringRecordType   *ebpf.VariableSpec `ebpf:"iouring_record_type"`
 	KindCountersType    *ebpf.VariableSpec `ebpf:"kind_counters_type"`
 	KindType            *ebpf.VariableSpec `ebpf:"kind_type"`
+	LayerFileType       *ebpf.VariableSpec `ebpf:"layer_file_type"`
 	MemoryRecordType    *ebpf.VariableSpec `ebpf:"memory_record_type"`
 	ModuleRecordType    *ebpf.VariableSpec `ebpf:"module_record_type"`
 	MountRecordType     *ebpf.VariableSpec `ebpf:"mount_record_type"`
 	NamespaceRecordType *ebpf.VariableSpec `ebpf:"namespace_record_type"`
 	NetRecordType       *ebpf.VariableSpec `ebpf:"net_record_type"`
+	OverlayFile         *ebpf.VariableSpec `ebpf:"overlay_file"`
 	ParentType          *ebpf.VariableSpec `ebpf:"parent_type"`
 	Preemptible         *ebpf.VariableSpec `ebpf:"preemptible"`
 	RecordFlagType      *ebpf.VariableSpec `ebpf:"record_flag_type"`
@@ -603,11 +628,13 @@ type commonVariables struct {
 	IouringRecordType   *ebpf.Variable `ebpf:"iouring_record_type"`
 	KindCountersType    *ebpf.Variable `ebpf:"kind_counters_type"`
 	KindType            *ebpf.Variable `ebpf:"kind_type"`
+	LayerFileType       *ebpf.Variable `ebpf:"layer_file_type"`
 	MemoryRecordType    *ebpf.Variable `ebpf:"memory_record_type"`
 	ModuleRecordType    *ebpf.Variable `ebpf:"module_record_type"`
 	MountRecordType     *ebpf.Variable `ebpf:"mount_record_type"`
 	NamespaceRecordType *ebpf.Variable `ebpf:"namespace_record_type"`
 	NetRecordType       *ebpf.Variable `ebpf:"net_record_type"`
+	OverlayFile         *ebpf.Variable `ebpf:"overlay_file"`
 	ParentType          *ebpf.Variable `ebpf:"parent_type"`
 	Preemptible         *ebpf.Variable `ebpf:"preemptible"`
 	RecordFlagType      *ebpf.Variable `ebpf:"record_flag_type"`

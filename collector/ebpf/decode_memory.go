@@ -30,7 +30,7 @@ func (d *decoder) memoryActivity(record []byte) error {
 	flags := commonRecordFlag(r.Header.Flags)
 	d.memory = event.Memory{
 		Address: event.Address(r.Address), Length: r.Length, Protection: event.Protection(r.Protection),
-		Region: regions[r.Region], Device: event.Device(r.File.Device), Inode: r.File.Inode,
+		Region: regions[r.Region], Device: event.Device(r.File.Device), Inode: r.File.Inode, Version: versionOf(r.Version),
 		UpperLayer: flags&commonRecordFlagFLAG_UPPER != 0,
 		Unverified: path.unverified() || flags&commonRecordFlagFLAG_UNVERIFIED != 0,
 	}

@@ -33,6 +33,7 @@ func (d *decoder) exec(record []byte) error {
 		p.Truncated |= event.FieldEnv
 	}
 	p.Exe = d.show(exe, event.FieldExe, &p.Truncated, &p.ExeLength)
+	p.ExeDevice, p.ExeInode, p.ExeVersion = event.Device(r.File.Device), r.File.Inode, versionOf(r.Version)
 	p.ExeDeleted = flags&commonRecordFlagFLAG_DELETED != 0
 	p.ExeUpperLayer = flags&commonRecordFlagFLAG_UPPER != 0
 	p.Cwd = d.show(cwd, event.FieldCwd, &p.Truncated, &p.CwdLength)
@@ -41,6 +42,10 @@ func (d *decoder) exec(record []byte) error {
 		p.Truncated |= event.FieldScript
 	}
 	return nil
+}
+
+func versionOf(v commonFileVersion) event.FileVersion {
+	return event.FileVersion{Device: event.Device(v.Device), Inode: v.Inode, Size: v.Size, Changed: v.Changed}
 }
 
 func (d *decoder) fork(record []byte) error {

@@ -83,7 +83,7 @@ func (d *decoder) module(record []byte) error {
 	}
 	d.system.module = event.Module{
 		Call: call, Name: d.strings.get(fixed(r.Name[:])), Flags: event.ModuleFlags(r.Flags),
-		Device: event.Device(r.File.Device), Inode: r.File.Inode,
+		Device: event.Device(r.File.Device), Inode: r.File.Inode, Version: versionOf(r.Version),
 		UpperLayer: commonRecordFlag(r.Header.Flags)&commonRecordFlagFLAG_UPPER != 0, Unverified: unverified(&r.Header),
 	}
 	m := &d.system.module

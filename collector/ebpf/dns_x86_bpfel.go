@@ -31,6 +31,7 @@ const (
 	dnsVarCgroupHierarchy = "cgroup_hierarchy"
 	dnsVarCgroupSubsys    = "cgroup_subsys"
 	dnsVarCpus            = "cpus"
+	dnsVarOverlayFile     = "overlay_file"
 	dnsVarPreemptible     = "preemptible"
 	dnsVarSelfPid         = "self_pid"
 	dnsVarWakeupBytes     = "wakeup_bytes"
@@ -105,6 +106,7 @@ type dnsVariableSpecs struct {
 	CgroupHierarchy *ebpf.VariableSpec `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.VariableSpec `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -164,6 +166,7 @@ type dnsVariables struct {
 	CgroupHierarchy *ebpf.Variable `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.Variable `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

@@ -348,13 +348,43 @@ func TestExecOf32BitProgram(t *testing.T) {
 
 // An executable from the upper layer of an overlay is not from the image.
 func TestExecFromUpperLayer(t *testing.T) {
+	forLayers(t, event.ProcessExec, "overlay", func(t *testing.T, o *observer, tr traced, l layered) {
+		want := tr.execOf(t, filepath.Base(l.path), l.path, filepath.Dir(filepath.Dir(l.path)), l.path)
+		want.Process.ExeUpperLayer = l.upper
+		got := tr.last(t, event.ProcessExec)
+		tr.equal(t, want, got)
+		l.check(t, o, got.Process.ExeDevice, got.Process.ExeInode, got.Process.ExeVersion)
+	})
+}
+
+// So is a library.
+func TestMapFromUpperLayer(t *testing.T) {
+	forLayers(t, event.MemoryMap, "overlay-map", func(t *testing.T, o *observer, tr traced, l layered) {
+		if o.rung == rungTracepoint && !findsAreas(t) {
+			return // the descriptor is all that is known, as of any file
+		}
+		got := tr.only(t, event.MemoryMap, func(e *event.Event) bool { return strings.HasPrefix(e.Memory.Path, filepath.Dir(l.path)) })
+		m := got.Memory
+		if m.Path != l.path || m.UpperLayer != l.upper || m.Unverified {
+			t.Errorf("memory %+v, want %+v", m, l)
+		}
+		l.check(t, o, m.Device, m.Inode, m.Version)
+	})
+}
+
+// layered is a file in an overlay that is gone by now.
+type layered struct {
+	path  string
+	below string // the file in the lower layer, which is still there
+	upper bool
+}
+
+// forLayers has an action do something with a file of an overlay, from either layer.
+func forLayers(t *testing.T, kind event.Kind, does string, check func(*testing.T, *observer, traced, layered)) {
 	program := realPath(t, "/bin/true")
-	forRungs(t, []event.Kind{event.ProcessExec}, func(t *testing.T, o *observer) {
-		for _, test := range []struct {
-			name  string
-			upper bool
-		}{{"lower", false}, {"copied", true}, {"new", true}} {
-			t.Run(test.name, func(t *testing.T) {
+	forRungs(t, []event.Kind{kind}, func(t *testing.T, o *observer) {
+		for name, upper := range map[string]bool{"lower": false, "copied": true, "new": true} {
+			t.Run(name, func(t *testing.T) {
 				dir := openTempDir(t)
 				// An overlay's upper layer cannot be in one: a file system of its own.
 				for _, d := range []string{"lower", "top", "merged"} {
@@ -364,24 +394,58 @@ func TestExecFromUpperLayer(t *testing.T) {
 				}
 				copyProgram(t, program, filepath.Join(dir, "lower", "lower"), 0o755)
 				copyProgram(t, program, filepath.Join(dir, "lower", "copied"), 0o755)
-				cmd := action("overlay", test.name, program)
+				cmd := action(does, name, program)
 				cmd.Dir = dir
 				cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-				tr := o.trace(t, cmd)
-				path := filepath.Join(dir, "merged", test.name)
-				want := tr.execOf(t, test.name, path, dir, path)
-				want.Process.ExeUpperLayer = test.upper
-				tr.equal(t, want, tr.last(t, event.ProcessExec))
+				check(t, o, o.trace(t, cmd), layered{
+					path: filepath.Join(dir, "merged", name), below: filepath.Join(dir, "lower", name), upper: upper,
+				})
 			})
 		}
 	})
 }
 
+// check checks that a file's version is that of the file in a layer, where the kernel tells which that is.
+func (l layered) check(t *testing.T, o *observer, device event.Device, inode uint64, version event.FileVersion) {
+	t.Helper()
+	known := l.upper || overlayFile(o.source.objects.types) != commonLayerFileLAYER_FILE_UNKNOWN
+	if own := version.Device == device; own == known {
+		t.Errorf("version %+v is the overlay's (device %v): %v, want %v", version, device, own, !known)
+	}
+	if known && !l.upper {
+		checkVersion(t, l.below, version.Device, inode, version)
+	}
+}
+
 // actOverlay mounts an overlay in the current directory and runs a program in it: NAME PROGRAM.
 func actOverlay(args []string) error {
-	dir, err := os.Getwd()
+	path, err := overlayProgram(args)
 	if err != nil {
 		return err
+	}
+	return syscall.Exec(path, []string{path}, []string{})
+}
+
+// actOverlayMap maps the program instead.
+func actOverlayMap(args []string) error {
+	path, err := overlayProgram(args)
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = unix.Mmap(int(file.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE)
+	return err
+}
+
+// overlayProgram mounts the overlay and returns the program's path in it.
+func overlayProgram(args []string) (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
 	}
 	top, merged := filepath.Join(dir, "top"), filepath.Join(dir, "merged")
 	err = errors.Join(unix.Mount("tmpfs", top, "tmpfs", 0, ""),
@@ -389,7 +453,7 @@ func actOverlay(args []string) error {
 		unix.Mount("overlay", merged, "overlay", 0,
 			fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, top, top)))
 	if err != nil {
-		return err
+		return "", err
 	}
 	path := filepath.Join(merged, args[0])
 	switch args[0] {
@@ -401,10 +465,7 @@ func actOverlay(args []string) error {
 			err = os.WriteFile(path, data, 0o755)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return syscall.Exec(path, []string{path}, []string{})
+	return path, err
 }
 
 // An exec that fails tells what was to be run.

@@ -142,6 +142,7 @@ const (
 	fileVarCgroupHierarchy          = "cgroup_hierarchy"
 	fileVarCgroupSubsys             = "cgroup_subsys"
 	fileVarCpus                     = "cpus"
+	fileVarOverlayFile              = "overlay_file"
 	fileVarPreemptible              = "preemptible"
 	fileVarSelfPid                  = "self_pid"
 	fileVarWakeupBytes              = "wakeup_bytes"
@@ -327,6 +328,7 @@ type fileVariableSpecs struct {
 	CgroupHierarchy *ebpf.VariableSpec `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.VariableSpec `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -396,6 +398,7 @@ type fileVariables struct {
 	CgroupHierarchy *ebpf.Variable `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.Variable `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

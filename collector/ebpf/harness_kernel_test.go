@@ -59,6 +59,7 @@ func TestMain(m *testing.M) {
 		"open-race":        actOpenRace,
 		"openat2-race":     actOpenat2Race,
 		"overlay":          actOverlay,
+		"overlay-map":      actOverlayMap,
 		"rename-race":      actRenameRace,
 		"requests":         actRequests,
 		"set-up-ring":      actSetUpRing,
@@ -471,8 +472,43 @@ func (tr traced) equal(t *testing.T, want, got event.Event) {
 			p.Start, p.ParentStart = p.Start/tick*tick, p.ParentStart/tick*tick
 		}
 	}
+	checkVersions(t, &got)
 	if diff := cmp.Diff(want, got, compareAddresses); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", got.Kind, diff)
+	}
+}
+
+// checkVersions checks what an event tells of the files that it has a version of, and removes it. Those that the test
+// cannot see have one, though it may be of another file in a layer.
+func checkVersions(t *testing.T, e *event.Event) {
+	t.Helper()
+	if e.Kind == event.ProcessExec && e.Result == 0 {
+		p := e.Process
+		checkVersion(t, p.Exe, p.ExeDevice, p.ExeInode, p.ExeVersion)
+		p.ExeDevice, p.ExeInode, p.ExeVersion = 0, 0, event.FileVersion{}
+	}
+	if m := e.Memory; m != nil && m.Version != (event.FileVersion{}) {
+		checkVersion(t, m.Path, m.Device, m.Inode, m.Version)
+		m.Version = event.FileVersion{}
+	}
+	if m := e.Module; m != nil && m.Version != (event.FileVersion{}) {
+		checkVersion(t, m.Path, m.Device, m.Inode, m.Version)
+		m.Version = event.FileVersion{}
+	}
+}
+
+func checkVersion(t *testing.T, path string, device event.Device, inode uint64, got event.FileVersion) {
+	t.Helper()
+	if inode == 0 || got.Inode == 0 || got.Size == 0 || got.Changed == 0 {
+		t.Errorf("%s: device %v, inode %d, version %+v, want all of it", path, device, inode, got)
+	}
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return // another root directory's, or gone
+	}
+	want := event.FileVersion{Device: deviceOf(st), Inode: st.Ino, Size: uint64(st.Size), Changed: uint64(unix.TimespecToNsec(st.Ctim))}
+	if got != want || device != want.Device || inode != want.Inode {
+		t.Errorf("%s: device %v, inode %d, version %+v, want %+v", path, device, inode, got, want)
 	}
 }
 

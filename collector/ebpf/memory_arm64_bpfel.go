@@ -57,6 +57,7 @@ const (
 	memoryVarCgroupHierarchy           = "cgroup_hierarchy"
 	memoryVarCgroupSubsys              = "cgroup_subsys"
 	memoryVarCpus                      = "cpus"
+	memoryVarOverlayFile               = "overlay_file"
 	memoryVarPreemptible               = "preemptible"
 	memoryVarSelfPid                   = "self_pid"
 	memoryVarWakeupBytes               = "wakeup_bytes"
@@ -157,6 +158,7 @@ type memoryVariableSpecs struct {
 	CgroupHierarchy *ebpf.VariableSpec `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.VariableSpec `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -222,6 +224,7 @@ type memoryVariables struct {
 	CgroupHierarchy *ebpf.Variable `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.Variable `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

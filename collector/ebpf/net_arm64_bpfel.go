@@ -107,6 +107,7 @@ const (
 	netVarCgroupHierarchy         = "cgroup_hierarchy"
 	netVarCgroupSubsys            = "cgroup_subsys"
 	netVarCpus                    = "cpus"
+	netVarOverlayFile             = "overlay_file"
 	netVarPreemptible             = "preemptible"
 	netVarSelfPid                 = "self_pid"
 	netVarWakeupBytes             = "wakeup_bytes"
@@ -257,6 +258,7 @@ type netVariableSpecs struct {
 	CgroupHierarchy *ebpf.VariableSpec `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.VariableSpec `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -326,6 +328,7 @@ type netVariables struct {
 	CgroupHierarchy *ebpf.Variable `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.Variable `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

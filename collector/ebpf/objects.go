@@ -56,6 +56,7 @@ func openObjects(cfg Config) (*objects, error) {
 			commonVarSelfPid: uint32(os.Getpid()), commonVarCgroupSubsys: subsys,
 			commonVarCgroupHierarchy: int32(cfg.CgroupHierarchy), commonVarCpus: uint32(cpus),
 			commonVarWakeupBytes: uint64(min(maxWakeup, ringBytes/4)), commonVarPreemptible: preemptible(),
+			commonVarOverlayFile: uint32(overlayFile(types)),
 		},
 		entries: map[string]uint32{commonMapRing: ringBytes, commonMapScratch: slots, commonMapClaims: slots},
 	}
@@ -98,6 +99,25 @@ func preemptible() bool {
 		return true
 	}
 	return strings.Contains(unix.ByteSliceToString(name.Version[:]), "PREEMPT")
+}
+
+// overlayFile tells how the kernel's overlay file system finds the file in a layer (fs/overlayfs/file.c): since Linux 6.13
+// struct ovl_file has it. That is unknown when the file system is a module that is not loaded, or not described.
+func overlayFile(types *btf.Cache) commonLayerFile {
+	spec, err := types.Kernel()
+	if err != nil {
+		return commonLayerFileLAYER_FILE_UNKNOWN
+	}
+	var t *btf.Struct
+	if spec.TypeByName("ovl_inode", &t) != nil {
+		if spec, err = types.Module("overlay"); err != nil || spec.TypeByName("ovl_inode", &t) != nil {
+			return commonLayerFileLAYER_FILE_UNKNOWN
+		}
+	}
+	if spec.TypeByName("ovl_file", &t) != nil {
+		return commonLayerFileLAYER_FILE_IS
+	}
+	return commonLayerFileLAYER_FILE_HELD
 }
 
 // subsystem returns the kernel's index of a cgroup v1 controller, -1 for none.

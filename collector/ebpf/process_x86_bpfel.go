@@ -82,6 +82,7 @@ const (
 	processVarCgroupHierarchy     = "cgroup_hierarchy"
 	processVarCgroupSubsys        = "cgroup_subsys"
 	processVarCpus                = "cpus"
+	processVarOverlayFile         = "overlay_file"
 	processVarPreemptible         = "preemptible"
 	processVarSelfPid             = "self_pid"
 	processVarWakeupBytes         = "wakeup_bytes"
@@ -207,6 +208,7 @@ type processVariableSpecs struct {
 	CgroupHierarchy *ebpf.VariableSpec `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.VariableSpec `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -272,6 +274,7 @@ type processVariables struct {
 	CgroupHierarchy *ebpf.Variable `ebpf:"cgroup_hierarchy"`
 	CgroupSubsys    *ebpf.Variable `ebpf:"cgroup_subsys"`
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

@@ -106,6 +106,7 @@ const (
 	systemVarCpus                   = "cpus"
 	systemVarModuleCallType         = "module_call_type"
 	systemVarMountCallType          = "mount_call_type"
+	systemVarOverlayFile            = "overlay_file"
 	systemVarPreemptible            = "preemptible"
 	systemVarSelfPid                = "self_pid"
 	systemVarWakeupBytes            = "wakeup_bytes"
@@ -236,6 +237,7 @@ type systemVariableSpecs struct {
 	Cpus            *ebpf.VariableSpec `ebpf:"cpus"`
 	ModuleCallType  *ebpf.VariableSpec `ebpf:"module_call_type"`
 	MountCallType   *ebpf.VariableSpec `ebpf:"mount_call_type"`
+	OverlayFile     *ebpf.VariableSpec `ebpf:"overlay_file"`
 	Preemptible     *ebpf.VariableSpec `ebpf:"preemptible"`
 	SelfPid         *ebpf.VariableSpec `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
@@ -303,6 +305,7 @@ type systemVariables struct {
 	Cpus            *ebpf.Variable `ebpf:"cpus"`
 	ModuleCallType  *ebpf.Variable `ebpf:"module_call_type"`
 	MountCallType   *ebpf.Variable `ebpf:"mount_call_type"`
+	OverlayFile     *ebpf.Variable `ebpf:"overlay_file"`
 	Preemptible     *ebpf.Variable `ebpf:"preemptible"`
 	SelfPid         *ebpf.Variable `ebpf:"self_pid"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`

@@ -68,6 +68,9 @@ type Memory struct {
 	Inode      uint64 `json:"inode,omitempty"`
 	UpperLayer bool   `json:"upper_layer,omitempty"`
 	PathLength uint32 `json:"path_length,omitempty"` // bytes, when Path was cut and its length is known
+	// Version is the file's, and Digest of that: of memory.map, when the file is in the upper layer of an overlay.
+	Version FileVersion `json:"-"`
+	Digest
 
 	// PID is the target of memory.vm_* as the caller named it: in its own pid namespace. Event.Target is who that was.
 	PID     uint32 `json:"pid,omitempty"`
@@ -93,9 +96,9 @@ type Module struct {
 	Inode      uint64      `json:"inode,omitempty"`
 	UpperLayer bool        `json:"upper_layer,omitempty"`
 	Flags      ModuleFlags `json:"flags,omitempty"`
-	SHA256     string      `json:"sha256,omitempty"` // of the file, hexadecimal
-	// HashState says why there is no SHA256: "too_large", "vanished", "changed", "rate_limited" or "error".
-	HashState string `json:"hash_state,omitempty"`
+	// Version is the file's, and Digest of that.
+	Version FileVersion `json:"-"`
+	Digest
 	// Unverified says that the file is the one behind the descriptor when the call ended, which another thread may have
 	// changed meanwhile.
 	Unverified bool   `json:"unverified,omitempty"`

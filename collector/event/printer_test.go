@@ -123,8 +123,10 @@ func shown() []event.Event {
 		{Kind: event.MemoryMemfd, Process: shell, Memory: &event.Memory{Name: hostile, MemfdFlags: 1}},
 		{Kind: event.MemoryUserfaultfd, Process: shell, Memory: &event.Memory{UserfaultfdFlags: 1 | 1<<19}},
 		{Kind: event.ModuleLoad, Process: shell, Module: &event.Module{
-			Call: "finit_module", Name: hostile, Path: "/lib/x.ko", Flags: 2, SHA256: strings.Repeat("0f", 32)}},
-		{Kind: event.ModuleLoad, Process: shell, Module: &event.Module{Call: "init_module", HashState: "error"}, Result: 1},
+			Call: "finit_module", Name: hostile, Path: "/lib/x.ko", Flags: 2,
+			Digest: event.Digest{SHA256: strings.Repeat("0f", 32)}}},
+		{Kind: event.ModuleLoad, Process: shell, Module: &event.Module{
+			Call: "finit_module", Digest: event.Digest{HashState: event.HashError}}, Result: 1},
 		{Kind: event.BPFLoad, Process: shell, BPF: &event.BPF{Type: 2, Name: hostile, Instructions: 12, ProgramID: 3}},
 		{Kind: event.IOUringSetup, Process: shell, IOUring: &event.IOUring{Entries: 8, Flags: 3}},
 		{Kind: event.NetSocket, Process: shell, Net: &event.Net{

@@ -30,17 +30,21 @@ type Process struct {
 	// ExeUpperLayer says that the executable is in the upper layer of an overlay: it is not from the container's image.
 	ExeUpperLayer bool   `json:"exe_upper_layer,omitempty"`
 	ExeLength     uint32 `json:"exe_length,omitempty"` // bytes, when Exe was cut and its length is known
-	Args          Argv   `json:"args,omitzero"`
-	ArgsLength    uint32 `json:"args_length,omitempty"` // bytes, when Args was cut
-	ArgsMasked    bool   `json:"args_masked,omitempty"` // secrets in Args were replaced by "***"
-	Cwd           string `json:"cwd,omitempty"`         // at exec, or at bootstrap
-	CwdLength     uint32 `json:"cwd_length,omitempty"`  // bytes, when Cwd was cut and its length is known
-	UID           uint32 `json:"uid"`
-	User          string `json:"user,omitempty"` // what UID and GID are called where the process runs
-	Group         string `json:"group,omitempty"`
-	EUID          uint32 `json:"euid"`
-	GID           uint32 `json:"gid"`
-	EGID          uint32 `json:"egid"`
+	// ExeDevice and ExeInode identify the executable, as File's do. Digest is of it.
+	ExeDevice Device `json:"exe_device,omitempty"`
+	ExeInode  uint64 `json:"exe_inode,omitempty"`
+	Digest
+	Args       Argv   `json:"args,omitzero"`
+	ArgsLength uint32 `json:"args_length,omitempty"` // bytes, when Args was cut
+	ArgsMasked bool   `json:"args_masked,omitempty"` // secrets in Args were replaced by "***"
+	Cwd        string `json:"cwd,omitempty"`         // at exec, or at bootstrap
+	CwdLength  uint32 `json:"cwd_length,omitempty"`  // bytes, when Cwd was cut and its length is known
+	UID        uint32 `json:"uid"`
+	User       string `json:"user,omitempty"` // what UID and GID are called where the process runs
+	Group      string `json:"group,omitempty"`
+	EUID       uint32 `json:"euid"`
+	GID        uint32 `json:"gid"`
+	EGID       uint32 `json:"egid"`
 	// StartTime is Start on the wall clock.
 	StartTime time.Time `json:"start_time,omitzero"`
 	Script    string    `json:"script,omitempty"` // the script the executable interprets ("#!")
@@ -58,6 +62,8 @@ type Process struct {
 	Start uint64 `json:"-"`
 	// Snapshot identifies this snapshot in one run of the agent; no two share it. 0 is none.
 	Snapshot uint64 `json:"-"`
+	// ExeVersion is what Digest is of.
+	ExeVersion FileVersion `json:"-"`
 	// PPID and ParentStart name the parent as the kernel reported it; the process table turns them into Parent.
 	PPID        uint32 `json:"-"`
 	ParentStart uint64 `json:"-"`

@@ -48,7 +48,7 @@ func deed(e *Event) string {
 	case e.Module != nil:
 		m := e.Module
 		return words(Escape(m.Call), Escape(m.Name), Escape(m.Path), upper(m.UpperLayer), bits(m.Flags), Escape(m.SHA256),
-			Escape(m.HashState))
+			Escape(string(m.HashState)))
 	case e.BPF != nil:
 		b := e.BPF
 		return words(b.Type.String(), Escape(b.Name), count(b.Instructions, "%d instructions"), count(b.ProgramID, "id %d"))

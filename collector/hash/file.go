@@ -19,139 +19,102 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// version identifies a file's content.
-type version struct {
-	device       uint64 // as stat(2) has it
-	inode        uint64
-	size         int64
-	mtime, ctime unix.Timespec
-}
-
-// reader hashes files. It is used by one goroutine.
+// reader reads files. It is used by one goroutine.
 type reader struct {
-	cfg    Config
-	cache  map[version]string
-	sha    hash.Hash
-	buffer []byte
-	// left is how many bytes may be read, as of then.
-	left int64
-	then time.Time
+	procRoot string
+	sha      hash.Hash
+	buffer   []byte
 }
 
-// tick is at least as long as those of the clock for files' times, with a kernel of 100 Hz.
-const tick = 20 * time.Millisecond
+var (
+	// errOther says that a path leads to another file.
+	errOther = errors.New("not the file")
+	// errChanged says that the file holds something else by now.
+	errChanged = errors.New("changed")
+)
 
-// errOther says that a path leads to another file.
-var errOther = errors.New("not the file")
-
-// digest returns the SHA-256 of the file that a held event names, or why there is none.
-func (r *reader) digest(w *held) (sum, state string) {
-	file, v, err := r.find(w)
-	if err != nil {
-		return "", stateOf(err)
+func stateOf(err error) event.HashState {
+	if errors.Is(err, errChanged) {
+		return event.HashChanged
 	}
-	defer file.Close()
-	changed := unix.TimespecToNsec(v.ctime) > w.event.Time.UnixNano()
-	switch {
-	case changed:
-		return "", Changed
-	case v.size > r.cfg.MaxBytes:
-		return "", TooLarge
-	}
-	if sum, ok := r.cache[v]; ok {
-		return sum, ""
-	}
-	if !r.afford(v.size, time.Now()) {
-		return "", RateLimited
-	}
-	// A change in the same tick of the clock would not show.
-	time.Sleep(tick - time.Since(time.Unix(v.ctime.Unix())))
-	if sum, err = r.read(file, v.size); err != nil {
-		return "", Failed
-	}
-	if after, err := versionOf(int(file.Fd())); err != nil || after != v {
-		return "", Changed
-	}
-	if len(r.cache) >= r.cfg.MaxCache {
-		clear(r.cache)
-	}
-	r.cache[v] = sum
-	return sum, ""
-}
-
-// afford takes a number of bytes from what may be read.
-func (r *reader) afford(size int64, now time.Time) bool {
-	gained := now.Sub(r.then).Seconds() * float64(r.cfg.BytesPerSecond)
-	r.then = now
-	r.left = int64(min(float64(r.left)+gained, float64(r.cfg.MaxBytes)))
-	if r.left < size {
-		return false
-	}
-	r.left -= size
-	return true
-}
-
-func stateOf(err error) string {
 	for _, gone := range []error{errOther, unix.ENOENT, unix.ENOTDIR, unix.ESRCH, unix.ELOOP} {
 		if errors.Is(err, gone) {
-			return Vanished
+			return event.HashVanished
 		}
 	}
-	return Failed
+	return event.HashError
 }
 
-// find opens the event's file: as its process sees it, or when that has ended, one of its ancestors or the agent. Where
-// it is found does not matter, as it must be the very file.
-func (r *reader) find(w *held) (file *os.File, v version, err error) {
+// find opens a file as one of some processes sees it, or the agent. Where it is found does not matter, as it must be the
+// very file.
+func (r *reader) find(wanted *request, pids []uint32) (file *os.File, err error) {
+	err = errOther
 	var views []string
-	for p := w.event.Process; p != nil; p = p.Parent {
-		views = append(views, strconv.FormatUint(uint64(p.PID), 10))
+	for _, pid := range pids {
+		if pid != 0 {
+			views = append(views, strconv.FormatUint(uint64(pid), 10))
+		}
 	}
 	for _, view := range append(views, "self") {
-		file, v, err = r.open(filepath.Join(r.cfg.ProcRoot, view), &w.module)
-		if err == nil || stateOf(err) != Vanished {
-			return file, v, err
+		process := filepath.Join(r.procRoot, view)
+		if file, err = openAt(process, wanted); err == nil || stateOf(err) != event.HashVanished {
+			return file, err
 		}
 	}
-	return nil, v, err
+	return nil, err
 }
 
-// open opens a file as a process sees it, if it is the very one.
-func (r *reader) open(process string, m *event.Module) (*os.File, version, error) {
+// openAt opens a file as a process sees it, if it is the very one: also what has no name any more, when the process is
+// run from it.
+func openAt(process string, wanted *request) (*os.File, error) {
+	at, err := unix.Open(process+"/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err == nil {
+		if err = check(at, process, wanted); err == nil || stateOf(err) != event.HashVanished {
+			return reopen(at, err)
+		}
+		unix.Close(at)
+	}
 	root, err := unix.Open(process+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, version{}, err
+		return nil, err
 	}
 	defer unix.Close(root)
 	// A kernel's path has no links. Only what is known to be a regular file is opened for reading.
-	at, err := unix.Openat2(root, m.Path, &unix.OpenHow{
+	at, err = unix.Openat2(root, wanted.path, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return nil, version{}, err
+		return nil, err
 	}
-	defer unix.Close(at)
-	v, err := versionOf(at)
-	switch {
-	case err != nil:
-		return nil, v, err
-	case v.inode != m.Inode || !sameDevice(v.device, at, process, m.Device):
-		return nil, v, errOther
-	}
-	file, err := os.Open("/proc/self/fd/" + strconv.Itoa(at))
-	return file, v, err
+	return reopen(at, check(at, process, wanted))
 }
 
-// versionOf describes a regular file.
-func versionOf(fd int) (version, error) {
+// reopen opens for reading what at stands for, if it has been found right, and closes at.
+func reopen(at int, wrong error) (*os.File, error) {
+	defer unix.Close(at)
+	if wrong != nil {
+		return nil, wrong
+	}
+	return os.Open("/proc/self/fd/" + strconv.Itoa(at))
+}
+
+// check says what is wrong with a file that a process sees.
+func check(fd int, process string, wanted *request) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return version{}, err
+		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return version{}, errOther
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != wanted.inode || !sameDevice(st.Dev, fd, process, wanted.device) {
+		return errOther
 	}
-	return version{device: st.Dev, inode: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}, nil
+	return unchanged(&st, wanted.version)
+}
+
+func unchanged(st *unix.Stat_t, v event.FileVersion) error {
+	if uint64(st.Size) != v.Size || uint64(unix.TimespecToNsec(st.Ctim)) != v.Changed {
+		return errChanged
+	}
+	return nil
 }
 
 // sameDevice compares a file's device with the one that the kernel told of. That is the file system's, for which stat(2)
@@ -194,15 +157,24 @@ func mountOf(fd int) (string, error) {
 	return "", fmt.Errorf("no mount of descriptor %d", fd)
 }
 
-// read returns the digest of a file of a size.
-func (r *reader) read(file io.Reader, size int64) (string, error) {
+// tick is at least as long as those of the clock for files' times, with a kernel of 100 Hz.
+const tick = 20 * time.Millisecond
+
+// sum returns the SHA-256 of a file, if it is of a version all the time.
+func (r *reader) sum(file *os.File, v event.FileVersion) (string, error) {
 	if r.buffer == nil {
 		r.buffer, r.sha = make([]byte, 128<<10), sha256.New()
 	}
+	// A change in the same tick of the clock would not show.
+	time.Sleep(tick - time.Since(time.Unix(0, int64(v.Changed))))
 	r.sha.Reset()
-	// A byte more than its size would be a change, which the caller finds.
-	if _, err := io.CopyBuffer(r.sha, io.LimitReader(file, size+1), r.buffer); err != nil {
+	// A byte more than its size would be a change, which shows afterwards.
+	if _, err := io.CopyBuffer(r.sha, io.LimitReader(file, int64(v.Size)+1), r.buffer); err != nil {
 		return "", err
 	}
-	return hex.EncodeToString(r.sha.Sum(nil)), nil
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(r.sha.Sum(nil)), unchanged(&st, v)
 }

@@ -1,87 +1,118 @@
-// Package hash computes the SHA-256 of files that events tell of, off the event path: today those of module.load.
+// Package hash computes the SHA-256 of the files that processes, libraries and modules are from, off the event path.
 //
-// It promises: whoever emits never waits; an event is held back for Config.MaxWait at most, and then goes on as it is,
-// even when a file system never answers; a digest is of the very file that the event names, by device and inode, and
-// of content that did not change since the event, as far as the file's change time, which is a few milliseconds coarse,
-// tells; what has no digest says why, and is counted; and no more than Config.MaxHeld events, their files of
-// Config.MaxBytes, are held. Events that are held back come after later ones of other kinds.
+// It promises: Note, Enrich, Digest and Updates do no I/O and wait for nobody; a digest is of the very file that the
+// kernel told of, by device, inode, size and time of change, and of bytes that did not change while they were read, as
+// far as the file's time of change tells, which is a few milliseconds coarse; a file is read once as long as it is
+// remembered, whoever uses it; what has no digest says why, and is counted; and what waits, what is remembered and what
+// is read in a second are bounded.
 //
 // It must not: open what is no regular file, follow a link that has been put in the way, or take disk time that others
-// want.
+// want. What a file system of a user's own (FUSE) tells of its files is taken as it is.
 package hash
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// Why an event has no digest: event.Module.HashState. Empty is that it has one, or that the event names no file.
+// Config bounds a Hasher. A zero field has the default given with it.
+type Config struct {
+	ProcRoot       string        // /proc
+	MaxBytes       int64         // 64 MiB: of a file
+	BytesPerSecond int64         // 16 MiB: how much is read, beyond MaxBytes at once
+	MaxWaiting     int           // 1,024: files that wait to be read
+	MaxWait        time.Duration // 30 s: for how long
+	MaxKnown       int           // 4,096: files remembered
+	MaxContainers  int           // 1,024: containers whose processes are remembered, to see their files through
+}
+
 const (
-	TooLarge    = "too_large"
-	Vanished    = "vanished" // its path leads nowhere, or to another file, or its process and mount namespace are gone
-	Changed     = "changed"  // it was changed since the event
-	RateLimited = "rate_limited"
-	Failed      = "error"
+	maxReaders = 4               // files that are read at a time: a file system may never answer
+	retryAfter = 5 * time.Second // before a file that was not found is looked for again
+	maxUpdates = 8192            // digests that nobody fetched yet
+	maxViews   = 4               // processes through which a file is looked for, of each container and of ancestors
 )
 
-// Sink takes events, those that were held back from a goroutine of the hasher's.
-type Sink interface {
-	Emit(e *event.Event)
-	Lost(kind event.Kind, stage, cause string, n uint64)
-}
+// Stats counts files by what came of them: "" is a digest. Updates that nobody fetched in time are "dropped".
+type Stats map[event.HashState]uint64
 
-// Config says what a Hasher may use. A zero field has the default given with it.
-type Config struct {
-	ProcRoot string // /proc
-	MaxBytes int64  // 64 MiB: of a file
-	// BytesPerSecond is how much is read, beyond MaxBytes at once: 16 MiB. Anybody can have a module refused.
-	BytesPerSecond int64
-	MaxHeld        int           // 64: events held back
-	MaxWait        time.Duration // 2 s: for how long
-	MaxCache       int           // 256: digests remembered
-	Sink           Sink          // required
-}
+// dropped is the name of that count.
+const dropped event.HashState = "dropped"
 
-// Stats counts files by what came of them, by HashState; "" is a digest.
-type Stats map[string]uint64
-
-// Hasher is a sink that completes events on their way to another one. Make one with New; Close it when all has been
-// emitted.
+// Hasher reads files. Make one with New, and have Run running. Its methods may be called from several goroutines.
 type Hasher struct {
-	cfg   Config
-	queue chan *held
-	// digest is reader.digest; tests replace it.
-	digest func(*held) (sum, state string)
+	cfg    Config
+	queue  chan *request
+	budget budget
 
 	mu      sync.Mutex
-	stats   Stats              // guarded by mu
-	waiting map[*held]struct{} // guarded by mu
-	closed  bool               // guarded by mu
-	// settled is done when nothing is held back any more.
-	settled sync.WaitGroup
+	known   map[event.FileVersion]result
+	waiting map[event.FileVersion]*request
+	views   map[string]*views // by container id; "" is the host
+	updates []event.FileDigest
+	verity  map[string]string // SHA-256 by fs-verity digest
+	stats   Stats
 }
 
-// held is an event that is held back.
-type held struct {
-	event  event.Event // a copy, with all that it points to
-	module event.Module
-	timer  *time.Timer
+// result is what came of a file.
+type result struct {
+	digest event.Digest
+	at     time.Time
 }
 
-// New returns a hasher, with its worker running.
+// final reports whether another look would give the same.
+func (r result) final() bool {
+	switch r.digest.HashState {
+	case event.HashVanished, event.HashRateLimited, event.HashError:
+		return time.Since(r.at) < retryAfter
+	}
+	return true
+}
+
+// request is for a file to be read.
+type request struct {
+	version event.FileVersion
+	// Path, device and inode are as the file's processes see it.
+	path      string
+	device    event.Device
+	inode     uint64
+	container string
+	views     views // processes that may see it, besides others of the container
+	asked     time.Time
+	given     bool // Digest said that it is pending; guarded by Hasher.mu
+}
+
+// views are processes that see the same files, the newest first; 0 is none.
+type views [maxViews]uint32
+
+func (v *views) add(pid uint32) {
+	if v[0] != pid {
+		copy(v[1:], v[:])
+		v[0] = pid
+	}
+}
+
+// New returns a hasher that knows nothing yet: call Run.
 func New(cfg Config) *Hasher {
 	setDefault(&cfg.ProcRoot, "/proc")
 	setDefault(&cfg.MaxBytes, 64<<20)
 	setDefault(&cfg.BytesPerSecond, 16<<20)
-	setDefault(&cfg.MaxHeld, 64)
-	setDefault(&cfg.MaxWait, 2*time.Second)
-	setDefault(&cfg.MaxCache, 256)
-	h := &Hasher{cfg: cfg, queue: make(chan *held, cfg.MaxHeld), stats: Stats{}, waiting: map[*held]struct{}{}}
-	h.digest = (&reader{cfg: cfg, cache: map[version]string{}}).digest
-	go h.work()
-	return h
+	setDefault(&cfg.MaxWaiting, 1024)
+	setDefault(&cfg.MaxWait, 30*time.Second)
+	setDefault(&cfg.MaxKnown, 4096)
+	setDefault(&cfg.MaxContainers, 1024)
+	return &Hasher{
+		cfg: cfg, queue: make(chan *request, cfg.MaxWaiting),
+		budget:  budget{perSecond: cfg.BytesPerSecond, most: cfg.MaxBytes, left: cfg.MaxBytes, then: time.Now()},
+		known:   make(map[event.FileVersion]result),
+		waiting: make(map[event.FileVersion]*request),
+		views:   make(map[string]*views),
+		verity:  make(map[string]string),
+		stats:   make(Stats),
+	}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -91,122 +122,268 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// Lost implements Sink.
-func (h *Hasher) Lost(kind event.Kind, stage, cause string, n uint64) {
-	h.cfg.Sink.Lost(kind, stage, cause, n)
+// Run reads files until ctx is done. It does not wait for those that a file system does not answer about.
+func (h *Hasher) Run(ctx context.Context) {
+	for range maxReaders {
+		go h.work(ctx)
+	}
+	<-ctx.Done()
 }
 
-// Emit takes an event on loan. One whose file is to be hashed is copied and goes on later, others go on at once.
-func (h *Hasher) Emit(e *event.Event) {
-	if e.Module == nil || e.Module.Inode == 0 {
-		h.cfg.Sink.Emit(e)
+// Note tells of a process that has a new image: its executable is read, if it was not.
+func (h *Hasher) Note(p *event.Process) {
+	if p.ExeVersion == (event.FileVersion{}) {
 		return
 	}
-	w := hold(e)
-	if !h.enqueue(w) {
-		w.module.HashState = RateLimited
-		h.cfg.Sink.Emit(&w.event)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.see(containerOf(p.Container), p.PID)
+	if h.wants(p.ExeVersion) {
+		h.enqueue(&request{version: p.ExeVersion, path: p.Exe, device: p.ExeDevice, inode: p.ExeInode}, p)
 	}
 }
 
-// enqueue gives an event to the worker; false when too many wait, or there is no worker any more.
-func (h *Hasher) enqueue(w *held) bool {
+// Enrich has the file of a module that is loaded read, and that of a library that is not from its container's image.
+// It changes nothing.
+func (h *Hasher) Enrich(e *event.Event) {
+	var r request
+	switch {
+	case e.Module != nil:
+		r = request{version: e.Module.Version, path: e.Module.Path, device: e.Module.Device, inode: e.Module.Inode}
+	case e.Memory != nil && e.Memory.UpperLayer:
+		r = request{version: e.Memory.Version, path: e.Memory.Path, device: e.Memory.Device, inode: e.Memory.Inode}
+	}
+	if r.version == (event.FileVersion{}) {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || len(h.waiting) >= h.cfg.MaxHeld || len(h.queue) == cap(h.queue) {
-		h.stats[RateLimited]++
+	if h.wants(r.version) {
+		h.enqueue(&r, e.Process)
+	}
+}
+
+func containerOf(c *event.Container) string {
+	if c == nil {
+		return ""
+	}
+	return c.ID
+}
+
+// see remembers that a process is in a container. h.mu is held.
+func (h *Hasher) see(container string, pid uint32) {
+	v, ok := h.views[container]
+	if !ok {
+		if len(h.views) >= h.cfg.MaxContainers {
+			evict(h.views)
+		}
+		v = new(views)
+		h.views[container] = v
+	}
+	v.add(pid)
+}
+
+// evict forgets any entry.
+func evict[K comparable, V any](m map[K]V) {
+	for k := range m {
+		delete(m, k)
+		return
+	}
+}
+
+// wants reports whether a file is to be read. h.mu is held.
+func (h *Hasher) wants(v event.FileVersion) bool {
+	if r, ok := h.known[v]; ok && r.final() {
 		return false
 	}
-	h.waiting[w] = struct{}{}
-	h.settled.Add(1)
-	w.timer = time.AfterFunc(h.cfg.MaxWait, func() { h.settle(w, "", RateLimited) })
-	h.queue <- w
-	return true
+	_, waits := h.waiting[v]
+	return !waits
 }
 
-// hold copies an event with all that its owner may use again.
-func hold(e *event.Event) *held {
-	w := &held{event: *e, module: *e.Module}
-	w.event.Module = &w.module
-	for p := &w.event.Process; *p != nil; p = &(*p).Parent {
-		process := **p
-		*p = &process
+// enqueue has a file read that a process uses. h.mu is held.
+func (h *Hasher) enqueue(r *request, p *event.Process) {
+	r.asked = time.Now()
+	if p != nil {
+		r.container = containerOf(p.Container)
 	}
-	return w
+	for n := 0; p != nil && n < maxViews; p, n = p.Parent, n+1 {
+		r.views[n] = p.PID
+	}
+	select {
+	case h.queue <- r:
+		h.waiting[r.version] = r
+	default:
+		h.remember(r.version, event.Digest{HashState: event.HashRateLimited})
+	}
 }
 
-// work hashes one file after another.
-func (h *Hasher) work() {
-	beIdle()
-	for w := range h.queue {
-		if h.isWaiting(w) {
-			sum, state := h.digest(w)
-			h.settle(w, sum, state)
+// remember keeps what came of a file. h.mu is held.
+func (h *Hasher) remember(v event.FileVersion, d event.Digest) {
+	h.stats[d.HashState]++
+	if _, again := h.known[v]; !again && len(h.known) >= h.cfg.MaxKnown {
+		evict(h.known)
+	}
+	h.known[v] = result{d, time.Now()}
+}
+
+// Digest returns what is known of a file; the zero Digest when nobody asked for it, or it was forgotten. What is pending
+// is told by Updates later.
+func (h *Hasher) Digest(v event.FileVersion) event.Digest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r, ok := h.waiting[v]; ok {
+		if time.Since(r.asked) > h.cfg.MaxWait { // every reader waits for a file system
+			return event.Digest{HashState: event.HashRateLimited}
 		}
+		r.given = true
+		return event.Digest{HashState: event.HashPending}
 	}
+	return h.known[v].digest
 }
 
-func (h *Hasher) isWaiting(w *held) bool {
+// Updates returns the digests that were given out as pending and are known since it was last called.
+func (h *Hasher) Updates() []event.FileDigest {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, ok := h.waiting[w]
-	return ok
-}
-
-// settle hands an event on, the first time that it is called for it.
-func (h *Hasher) settle(w *held, sum, state string) {
-	if !h.release(w, state) {
-		return
-	}
-	defer h.settled.Done()
-	w.timer.Stop()
-	w.module.SHA256, w.module.HashState = sum, state
-	h.cfg.Sink.Emit(&w.event)
-}
-
-func (h *Hasher) release(w *held, state string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, ok := h.waiting[w]
-	if ok {
-		delete(h.waiting, w)
-		h.stats[state]++
-	}
-	return ok
-}
-
-// Covered returns the time, until at the latest, before which all that happened has been handed on.
-func (h *Hasher) Covered(until time.Time) time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for w := range h.waiting {
-		if w.event.Time.Before(until) {
-			until = w.event.Time
-		}
-	}
-	return until
+	updates := h.updates
+	h.updates = nil
+	return updates
 }
 
 // Stats returns a copy of the counters.
 func (h *Hasher) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	stats := Stats{}
+	stats := make(Stats, len(h.stats))
 	for state, n := range h.stats {
 		stats[state] = n
 	}
 	return stats
 }
 
-// Close hands on what is held back, within MaxWait, and ends the worker, but for one that a file system does not
-// answer.
-func (h *Hasher) Close() {
-	h.mu.Lock()
-	closing := !h.closed
-	h.closed = true
-	h.mu.Unlock()
-	if closing {
-		close(h.queue)
+// work reads one file after another.
+func (h *Hasher) work(ctx context.Context) {
+	beIdle()
+	r := reader{procRoot: h.cfg.ProcRoot}
+	for {
+		select {
+		case next := <-h.queue:
+			h.settle(next, h.read(ctx, &r, next))
+		case <-ctx.Done():
+			return
+		}
 	}
-	h.settled.Wait()
+}
+
+// settle makes known what came of a file.
+func (h *Hasher) settle(r *request, d event.Digest) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.waiting, r.version)
+	h.remember(r.version, d)
+	if !r.given {
+		return
+	}
+	if len(h.updates) >= maxUpdates {
+		h.stats[dropped]++
+		return
+	}
+	h.updates = append(h.updates, event.FileDigest{Version: r.version, Digest: d})
+}
+
+// through returns the processes through which a file may be seen.
+func (h *Hasher) through(r *request) []uint32 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := append([]uint32(nil), r.views[:]...)
+	if v := h.views[r.container]; v != nil {
+		list = append(list, v[:]...)
+	}
+	return list
+}
+
+// read returns the digest of a file, or why there is none.
+func (h *Hasher) read(ctx context.Context, r *reader, wanted *request) (d event.Digest) {
+	file, err := r.find(wanted, h.through(wanted))
+	if err != nil {
+		d.HashState = stateOf(err)
+		return d
+	}
+	defer file.Close()
+	d.FSVerity = measureVerity(file)
+	if d.SHA256 = h.verified(d.FSVerity); d.SHA256 != "" {
+		return d
+	}
+	if wanted.version.Size > uint64(h.cfg.MaxBytes) {
+		d.HashState = event.HashTooLarge
+		return d
+	}
+	if !h.budget.wait(ctx, int64(wanted.version.Size), h.cfg.MaxWait-time.Since(wanted.asked)) {
+		d.HashState = event.HashRateLimited
+		return d
+	}
+	if d.SHA256, err = r.sum(file, wanted.version); err != nil {
+		d.HashState = stateOf(err)
+	}
+	h.verify(d)
+	return d
+}
+
+// verified returns the SHA-256 of a file that the kernel holds to an fs-verity digest, if one like it has been read.
+func (h *Hasher) verified(digest string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.verity[digest]
+}
+
+func (h *Hasher) verify(d event.Digest) {
+	if d.FSVerity == "" || d.SHA256 == "" {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.verity) >= h.cfg.MaxKnown {
+		evict(h.verity)
+	}
+	h.verity[d.FSVerity] = d.SHA256
+}
+
+// budget is how many bytes may be read.
+type budget struct {
+	perSecond, most int64
+
+	mu   sync.Mutex
+	left int64 // as of then; below 0 is spent ahead
+	then time.Time
+}
+
+// wait takes a number of bytes, waiting until it may for at most a time. It reports whether it has.
+func (b *budget) wait(ctx context.Context, size int64, most time.Duration) bool {
+	delay, ok := b.take(size, most, time.Now())
+	if !ok || delay <= 0 {
+		return ok
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (b *budget) take(size int64, most time.Duration, now time.Time) (delay time.Duration, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	gained := now.Sub(b.then).Seconds() * float64(b.perSecond)
+	b.left, b.then = int64(min(float64(b.left)+gained, float64(b.most))), now
+	if missing := size - b.left; missing > 0 {
+		delay = time.Duration(float64(missing) / float64(b.perSecond) * float64(time.Second))
+	}
+	if delay > most {
+		return 0, false
+	}
+	b.left -= size
+	return delay, true
 }

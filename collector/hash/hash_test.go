@@ -1,10 +1,13 @@
 package hash
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -15,51 +18,36 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/scripts/leaktest"
 )
 
-// kept is a sink that copies what it needs.
-type kept struct {
-	mu      sync.Mutex
-	modules []event.Module
-	kinds   []event.Kind
-	lost    uint64
-}
-
-func (k *kept) Emit(e *event.Event) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.kinds = append(k.kinds, e.Kind)
-	if e.Module != nil {
-		k.modules = append(k.modules, *e.Module)
-	}
-}
-
-func (k *kept) Lost(_ event.Kind, _, _ string, n uint64) { k.lost += n }
-
-func load(path string, inode uint64) *event.Event {
-	return &event.Event{
-		Time: time.Now(), Kind: event.ModuleLoad, Process: &event.Process{PID: uint32(os.Getpid())},
-		Module: &event.Module{Call: "finit_module", Path: path, Inode: inode},
-	}
-}
-
-// of is an event of a file that is there.
-func of(t *testing.T, path string) *event.Event {
+// process is one that runs a file, as the kernel tells of it.
+func process(t *testing.T, path string) *event.Process {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	e := load(path, st.Ino)
-	e.Module.Device = event.Device(unix.Major(st.Dev)<<20 | unix.Minor(st.Dev))
-	return e
+	p := &event.Process{PID: uint32(os.Getpid()), Exe: path, ExeInode: st.Ino}
+	p.ExeDevice = event.Device(unix.Major(st.Dev)<<20 | unix.Minor(st.Dev))
+	p.ExeVersion = event.FileVersion{
+		Device: p.ExeDevice, Inode: st.Ino, Size: uint64(st.Size), Changed: uint64(unix.TimespecToNsec(st.Ctim)),
+	}
+	return p
+}
+
+// module is an event of a file that a module is loaded from.
+func module(t *testing.T, path string) *event.Event {
+	t.Helper()
+	p := process(t, path)
+	return &event.Event{Kind: event.ModuleLoad, Process: p, Module: &event.Module{
+		Path: path, Device: p.ExeDevice, Inode: p.ExeInode, Version: p.ExeVersion,
+	}}
 }
 
 func write(t *testing.T, path, text string) string {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	do(t, os.WriteFile(path, []byte(text), 0o600))
 	return path
 }
 
@@ -83,63 +71,141 @@ func realDir(t *testing.T) string {
 	return dir
 }
 
+// run has a hasher read until the test's end.
+func run(t *testing.T, h *Hasher) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	check := leaktest.Check(t)
+	var running sync.WaitGroup
+	running.Go(func() { h.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		running.Wait()
+		check()
+	})
+}
+
+// settled waits for what comes of a file, and of that of it which was given out as pending.
+func settled(t *testing.T, h *Hasher, v event.FileVersion) event.Digest {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if d := h.Digest(v); d.HashState != event.HashPending {
+			return d
+		}
+	}
+	t.Fatal("still pending after a minute")
+	return event.Digest{}
+}
+
 func TestDigest(t *testing.T) {
 	const content = "content"
 	for name, test := range map[string]struct {
 		// prepare changes what is there, or what the event says, after the event.
-		prepare    func(t *testing.T, path string, e *event.Event)
-		sum, state string
+		prepare func(t *testing.T, path string, e *event.Event)
+		want    event.Digest
 	}{
-		"as it was": {func(*testing.T, string, *event.Event) {}, sumOf(content), ""},
+		"as it was": {func(*testing.T, string, *event.Event) {}, event.Digest{SHA256: sumOf(content)}},
 		"process gone": {func(_ *testing.T, _ string, e *event.Event) {
 			e.Process = &event.Process{PID: 1 << 30, Parent: &event.Process{PID: 1<<30 + 1}}
-		}, sumOf(content), ""},
-		"no process": {func(_ *testing.T, _ string, e *event.Event) { e.Process = nil }, sumOf(content), ""},
-		"removed":    {func(t *testing.T, path string, _ *event.Event) { do(t, os.Remove(path)) }, "", Vanished},
+		}, event.Digest{SHA256: sumOf(content)}},
+		"no process": {func(_ *testing.T, _ string, e *event.Event) { e.Process = nil }, event.Digest{SHA256: sumOf(content)}},
+		"removed":    {func(t *testing.T, path string, _ *event.Event) { do(t, os.Remove(path)) }, event.Digest{HashState: event.HashVanished}},
 		"replaced": {func(t *testing.T, path string, _ *event.Event) {
 			do(t, os.Rename(write(t, path+".new", content), path))
-		}, "", Vanished},
-		"another device": {func(_ *testing.T, _ string, e *event.Event) { e.Module.Device++ }, "", Vanished},
+		}, event.Digest{HashState: event.HashVanished}},
+		"another device": {func(_ *testing.T, _ string, e *event.Event) { e.Module.Device++ }, event.Digest{HashState: event.HashVanished}},
 		"behind a link": {func(t *testing.T, path string, _ *event.Event) {
 			do(t, os.Rename(path, path+".old"))
 			do(t, os.Symlink(path+".old", path))
-		}, "", Vanished},
+		}, event.Digest{HashState: event.HashVanished}},
 		"behind a link to its directory": {func(t *testing.T, path string, e *event.Event) {
 			link := filepath.Dir(path) + ".link"
 			do(t, os.Symlink(filepath.Dir(path), link))
 			e.Module.Path = filepath.Join(link, filepath.Base(path))
-		}, "", Vanished},
+		}, event.Digest{HashState: event.HashVanished}},
 		"now a pipe": {func(t *testing.T, path string, e *event.Event) {
 			do(t, os.Remove(path))
 			do(t, unix.Mkfifo(path, 0o600))
-			*e.Module = *of(t, path).Module
-		}, "", Vanished},
+			*e.Module = *module(t, path).Module
+		}, event.Digest{HashState: event.HashVanished}},
 		"changed": {func(t *testing.T, path string, e *event.Event) {
-			e.Time = time.Now().Add(-time.Second)
+			e.Module.Version.Changed-- // it was
 			write(t, path, content)
-		}, "", Changed},
+		}, event.Digest{HashState: event.HashChanged}},
+		"longer": {func(t *testing.T, path string, e *event.Event) { e.Module.Version.Size-- }, event.Digest{HashState: event.HashChanged}},
 		"too large": {func(t *testing.T, path string, e *event.Event) {
 			do(t, os.Truncate(path, 1001))
-			e.Time = time.Now()
-		}, "", TooLarge},
+			*e.Module = *module(t, path).Module
+		}, event.Digest{HashState: event.HashTooLarge}},
+		"in another layer": {func(_ *testing.T, _ string, e *event.Event) {
+			e.Module.Version.Device, e.Module.Version.Inode = 7, 7
+		}, event.Digest{SHA256: sumOf(content)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := write(t, filepath.Join(realDir(t), "module"), content)
-			e := of(t, path)
+			e := module(t, path)
 			test.prepare(t, path, e)
-			sink := &kept{}
-			h := New(Config{MaxBytes: 1000, Sink: sink})
-			h.Emit(e)
-			h.Close()
-			want := *e.Module
-			want.SHA256, want.HashState = test.sum, test.state
-			if diff := cmp.Diff([]event.Module{want}, sink.modules); diff != "" {
-				t.Errorf("module (-want +got):\n%s", diff)
+			h := New(Config{MaxBytes: 1000})
+			run(t, h)
+			h.Enrich(e)
+			got := settled(t, h, e.Module.Version)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("digest (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(Stats{test.state: 1}, h.Stats()); diff != "" {
+			if diff := cmp.Diff(Stats{test.want.HashState: 1}, h.Stats()); diff != "" {
 				t.Errorf("stats (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// An executable that has no name any more is read as long as it runs, through any process that runs it.
+func TestDigestOfRemovedExecutable(t *testing.T) {
+	path := filepath.Join(realDir(t), "sleep")
+	program, err := exec.LookPath("sleep")
+	do(t, err)
+	content, err := os.ReadFile(program)
+	do(t, err)
+	do(t, os.WriteFile(path, content, 0o700))
+	command := exec.Command(path, "60")
+	do(t, command.Start())
+	t.Cleanup(func() {
+		command.Process.Kill()
+		command.Wait()
+	})
+	p := process(t, path)
+	p.PID = uint32(command.Process.Pid)
+	do(t, os.Remove(path))
+	var st unix.Stat_t // to be unlinked changed it
+	do(t, unix.Stat(fmt.Sprintf("/proc/%d/exe", p.PID), &st))
+	p.ExeVersion.Changed = uint64(unix.TimespecToNsec(st.Ctim))
+	h := New(Config{})
+	run(t, h)
+	h.Note(p)
+	if got := settled(t, h, p.ExeVersion); got.SHA256 != sumOf(string(content)) {
+		t.Errorf("digest %+v", got)
+	}
+}
+
+// A file is seen through other processes of the container when its own has ended.
+func TestDigestThroughAnotherProcess(t *testing.T) {
+	root := t.TempDir() // a /proc where only one process is left
+	const pid = 4321
+	do(t, os.MkdirAll(filepath.Join(root, fmt.Sprint(pid)), 0o755))
+	do(t, os.Symlink("/", filepath.Join(root, fmt.Sprint(pid), "root")))
+	path := write(t, filepath.Join(realDir(t), "program"), "content")
+	shop := &event.Container{ID: "shop"}
+	other := process(t, path)
+	other.PID, other.Container, other.ExeVersion.Inode = pid, shop, 1 // runs something else
+	gone := process(t, path)
+	gone.PID, gone.Container = 1234, shop
+	h := New(Config{ProcRoot: root})
+	run(t, h)
+	h.Note(other)
+	settled(t, h, other.ExeVersion)
+	h.Note(gone)
+	if got := settled(t, h, gone.ExeVersion); got.SHA256 != sumOf("content") {
+		t.Errorf("digest %+v", got)
 	}
 }
 
@@ -172,138 +238,202 @@ func TestDigestOfChangingFile(t *testing.T) {
 			}
 		}
 	})
-	r := &reader{cfg: Config{ProcRoot: "/proc", MaxBytes: size, BytesPerSecond: 1 << 40, MaxCache: 1}, cache: map[version]string{}}
-	e := of(t, path)
-	e.Time = time.Now().Add(time.Hour) // only what happens meanwhile counts
-	states := map[string]int{}
+	h, r := New(Config{BytesPerSecond: 1 << 40}), &reader{procRoot: "/proc"}
+	states := map[event.HashState]int{}
 	// The writer may be late to get the CPU.
-	for i, deadline := 0, time.Now().Add(time.Minute); i < 20 || states[Changed] == 0 && time.Now().Before(deadline); i++ {
-		sum, state := r.digest(hold(e))
-		states[state]++
-		if state == "" && !valid[sum] || state != "" && state != Changed {
-			t.Errorf("digest %s, state %q", sum, state)
+	for i, deadline := 0, time.Now().Add(time.Minute); i < 20 || states[event.HashChanged] == 0 && time.Now().Before(deadline); i++ {
+		p := process(t, path)
+		d := h.read(t.Context(), r, &request{version: p.ExeVersion, path: path, device: p.ExeDevice, inode: p.ExeInode, asked: time.Now()})
+		states[d.HashState]++
+		if d.HashState == "" && !valid[d.SHA256] || d.HashState != "" && d.HashState != event.HashChanged {
+			t.Errorf("digest %+v", d)
 		}
 	}
 	close(stop)
 	writing.Wait()
-	if states[Changed] == 0 {
+	if states[event.HashChanged] == 0 {
 		t.Errorf("no change was seen: %v", states)
 	}
 }
 
-func TestCacheAndBudgetAreBounded(t *testing.T) {
+// Law: a digest that was given out as pending is told of once when it is known; one that was not is not.
+func TestUpdates(t *testing.T) {
 	dir := realDir(t)
-	r := &reader{cfg: Config{ProcRoot: "/proc", MaxBytes: 100, BytesPerSecond: 1, MaxCache: 2}, cache: map[version]string{}}
-	digest := func(i int, want string) {
-		t.Helper()
-		path := filepath.Join(dir, fmt.Sprint(i))
-		if _, err := os.Stat(path); err != nil {
-			write(t, path, "0123456789012345678901234567890")
+	h := New(Config{})
+	var want []event.FileDigest
+	for i := range 4 {
+		p := process(t, write(t, filepath.Join(dir, fmt.Sprint(i)), fmt.Sprint(i)))
+		h.Note(p)
+		if i%2 == 0 {
+			continue
 		}
-		if _, state := r.digest(hold(of(t, path))); state != want {
-			t.Errorf("file %d: %q, want %q", i, state, want)
+		for range 2 {
+			if d := h.Digest(p.ExeVersion); d.HashState != event.HashPending {
+				t.Errorf("digest %+v before anything was read", d)
+			}
 		}
-		if len(r.cache) > 2 {
-			t.Errorf("%d digests are remembered", len(r.cache))
-		}
+		want = append(want, event.FileDigest{Version: p.ExeVersion, Digest: event.Digest{SHA256: sumOf(fmt.Sprint(i))}})
 	}
-	digest(0, "")
-	digest(1, "")
-	digest(2, "") // 93 of 100 bytes
-	digest(3, RateLimited)
-	digest(2, "") // remembered
+	run(t, h)
+	got := map[event.FileVersion]event.Digest{}
+	for deadline := time.Now().Add(time.Minute); h.Stats()[""] < 4 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	for _, u := range h.Updates() {
+		got[u.Version] = u.Digest
+	}
+	if len(got) != 2 || got[want[0].Version] != want[0].Digest || got[want[1].Version] != want[1].Digest {
+		t.Errorf("updates %v, want %v", got, want)
+	}
+	if again := h.Updates(); again != nil {
+		t.Errorf("updates told again: %v", again)
+	}
 }
 
-// held back for as long as an event may be, when a file system does not answer.
-func TestHeldBackIsBounded(t *testing.T) {
+func TestUpdatesAreBounded(t *testing.T) {
+	h := New(Config{})
+	for i := range uint64(maxUpdates + 3) {
+		h.settle(&request{version: event.FileVersion{Inode: i + 1}, given: true}, event.Digest{SHA256: "x"})
+	}
+	if got := len(h.Updates()); got != maxUpdates || h.Stats()[dropped] != 3 {
+		t.Errorf("%d updates and %v, want %d and 3 dropped", got, h.Stats(), maxUpdates)
+	}
+	if len(h.known) != h.cfg.MaxKnown {
+		t.Errorf("%d files remembered, want %d", len(h.known), h.cfg.MaxKnown)
+	}
+}
+
+// A queue that is full and readers that nothing answers leave the event path as quick as ever, and say so.
+func TestWaitingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := &kept{}
-		h := New(Config{MaxHeld: 3, MaxWait: time.Second, Sink: sink})
-		answer := make(chan struct{})
-		h.digest = func(*held) (string, string) {
-			<-answer
-			return "late", ""
+		h := New(Config{MaxWaiting: 2, MaxContainers: 3})
+		note := func(i uint64) event.FileVersion {
+			p := &event.Process{PID: uint32(i), Exe: "/x", ExeVersion: event.FileVersion{Inode: i}, Container: &event.Container{ID: fmt.Sprint(i)}}
+			h.Note(p)
+			return p.ExeVersion
 		}
-		began := time.Now()
-		for i := range uint64(5) {
-			h.Emit(load("/x", 1+i))
+		first := note(1)
+		note(2)
+		third := note(3)
+		if d := h.Digest(third); d.HashState != event.HashRateLimited {
+			t.Errorf("digest beyond the queue's end: %+v", d)
 		}
-		h.Emit(&event.Event{Kind: event.ProcessExec})
-		h.Emit(&event.Event{Kind: event.ModuleLoad, Module: &event.Module{Call: "init_module"}})
-		// The first three wait.
-		if diff := cmp.Diff([]event.Module{
-			{Call: "finit_module", Path: "/x", Inode: 4, HashState: RateLimited},
-			{Call: "finit_module", Path: "/x", Inode: 5, HashState: RateLimited},
-			{Call: "init_module"},
-		}, sink.modules); diff != "" {
-			t.Errorf("emitted at once (-want +got):\n%s", diff)
+		if d := h.Digest(first); d.HashState != event.HashPending {
+			t.Errorf("digest in the queue: %+v", d)
 		}
-		if got := h.Covered(began.Add(time.Hour)); !got.Equal(began) {
-			t.Errorf("covered until %v, want %v", got, began)
+		time.Sleep(h.cfg.MaxWait + 1)
+		if d := h.Digest(first); d.HashState != event.HashRateLimited {
+			t.Errorf("digest that is not read in time: %+v", d)
 		}
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if got := len(sink.kinds); got != 7 {
-			t.Errorf("%d events after the longest wait, want 7", got)
+		for i := range uint64(10) {
+			note(i + 10)
 		}
-		if got := h.Covered(began.Add(time.Hour)); !got.Equal(began.Add(time.Hour)) {
-			t.Errorf("covered until %v with nothing held back", got)
-		}
-		h.Close()
-		close(answer)
-		synctest.Wait() // what comes late changes nothing
-		if diff := cmp.Diff(Stats{RateLimited: 5}, h.Stats()); diff != "" {
-			t.Errorf("stats (-want +got):\n%s", diff)
-		}
-		h.Emit(load("/x", 9))
-		if got := len(sink.kinds); got != 8 {
-			t.Errorf("%d events after one that came after the end, want 8", got)
+		if len(h.views) != 3 || len(h.waiting) != 2 {
+			t.Errorf("%d containers and %d files, want 3 and 2", len(h.views), len(h.waiting))
 		}
 	})
 }
 
-// Closing hands on what is held back, hashed if that does not take too long.
-func TestCloseWaits(t *testing.T) {
+// What was not found is looked for again, after a while, when it is used again; a digest is not.
+func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := &kept{}
-		h := New(Config{MaxWait: time.Second, Sink: sink})
-		h.digest = func(w *held) (string, string) {
-			time.Sleep(400 * time.Millisecond)
-			return fmt.Sprint(w.module.Inode), ""
-		}
-		for i := range uint64(4) {
-			h.Emit(load("/x", 1+i))
-		}
-		h.Close()
-		var got []string
-		for _, m := range sink.modules {
-			got = append(got, m.SHA256+m.HashState)
-		}
-		if diff := cmp.Diff([]string{"1", "2", RateLimited, RateLimited}, got); diff != "" {
-			t.Errorf("digests (-want +got):\n%s", diff)
-		}
-		time.Sleep(time.Second) // the worker ends
-		synctest.Wait()
-		h.Lost(event.ModuleLoad, "kernel", "ring_full", 3)
-		if sink.lost != 3 {
-			t.Errorf("%d lost, want 3", sink.lost)
+		h := New(Config{})
+		for _, test := range []struct {
+			digest event.Digest
+			after  time.Duration
+			want   bool
+		}{
+			{event.Digest{SHA256: "x"}, time.Hour, false},
+			{event.Digest{HashState: event.HashTooLarge}, time.Hour, false},
+			{event.Digest{HashState: event.HashChanged}, time.Hour, false},
+			{event.Digest{HashState: event.HashVanished}, retryAfter - 1, false},
+			{event.Digest{HashState: event.HashVanished}, retryAfter, true},
+			{event.Digest{HashState: event.HashRateLimited}, retryAfter, true},
+			{event.Digest{HashState: event.HashError}, retryAfter, true},
+		} {
+			v := event.FileVersion{Inode: 1}
+			h.settle(&request{version: v}, test.digest)
+			time.Sleep(test.after)
+			if got := h.wants(v); got != test.want {
+				t.Errorf("%+v is wanted again after %v: %v", test.digest, test.after, got)
+			}
 		}
 	})
 }
 
-// Law: what is held back does not change when its owner uses the event again.
-func TestHoldCopies(t *testing.T) {
-	parent := &event.Process{PID: 1, Name: "init"}
-	e := load("/x", 1)
-	e.Process.Parent = parent
-	w := hold(e)
-	want := hold(e)
-	*parent, *e.Process, *e.Module = event.Process{}, event.Process{}, event.Module{}
-	*e = event.Event{}
-	if diff := cmp.Diff(want.event, w.event); diff != "" {
-		t.Errorf("event (-before +after):\n%s", diff)
+// Law: no more is read than the budget allows, whoever asks when, and what would wait for too long is refused at once.
+func TestBudget(t *testing.T) {
+	began := time.Unix(0, 0)
+	b := budget{perSecond: 10, most: 100, left: 100, then: began}
+	for i, test := range []struct {
+		size  int64
+		at    time.Duration
+		delay time.Duration
+		ok    bool
+	}{
+		{100, 0, 0, true},
+		{20, 0, 2 * time.Second, true},
+		{90, 0, 0, false}, // 11 s
+		{70, 0, 9 * time.Second, true},
+		{10, 9 * time.Second, time.Second, true},
+		{100, time.Hour, 0, true}, // no more is saved than most
+		{1, time.Hour, 100 * time.Millisecond, true},
+	} {
+		delay, ok := b.take(test.size, 10*time.Second, began.Add(test.at))
+		if delay != test.delay || ok != test.ok {
+			t.Errorf("step %d: wait %v, %v, want %v, %v", i, delay, ok, test.delay, test.ok)
+		}
 	}
-	if w.event.Process.Parent.Name != "init" {
-		t.Errorf("parent %+v", w.event.Process.Parent)
+}
+
+// A file that is used again and again is no work, and no garbage.
+func TestKnownFileAllocatesNothing(t *testing.T) {
+	p := process(t, write(t, filepath.Join(realDir(t), "x"), "x"))
+	h := New(Config{})
+	run(t, h)
+	h.Note(p)
+	settled(t, h, p.ExeVersion)
+	if n := testing.AllocsPerRun(100, func() {
+		h.Note(p)
+		h.Digest(p.ExeVersion)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkNoteKnown(b *testing.B) {
+	h := New(Config{})
+	p := &event.Process{PID: 1, ExeVersion: event.FileVersion{Inode: 1}, Container: &event.Container{ID: "c"}}
+	h.settle(&request{version: p.ExeVersion}, event.Digest{SHA256: "x"})
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Note(p)
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "x")
+	if err := os.WriteFile(path, make([]byte, 8<<20), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	time.Sleep(tick)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		b.Fatal(err)
+	}
+	v := event.FileVersion{Size: uint64(st.Size), Changed: uint64(unix.TimespecToNsec(st.Ctim))}
+	r := reader{}
+	b.SetBytes(st.Size)
+	for b.Loop() {
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := r.sum(file, v); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/shirou/gopsutil/v3/common"
 	"github.com/shirou/gopsutil/v3/process"
+	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -71,6 +72,7 @@ func (p *proc) read(pid uint32) (out event.Process, cgroup string, ok bool) {
 	running := &process.Process{Pid: int32(pid)}
 	if exe, err := running.ExeWithContext(ctx); err == nil { // a kernel thread has none
 		out.Exe, out.ExeDeleted = strings.CutSuffix(exe, " (deleted)")
+		p.version(&out)
 	}
 	if cwd, err := running.CwdWithContext(ctx); err == nil {
 		out.Cwd = cwd
@@ -78,6 +80,22 @@ func (p *proc) read(pid uint32) (out event.Process, cgroup string, ok bool) {
 	cgroup = p.cgroup(pid)
 	// The pid may have been used again while this was read.
 	return out, cgroup, p.start(pid) == start
+}
+
+// version sets which version of its executable a process runs, if it still runs that one.
+func (p *proc) version(out *event.Process) {
+	link := p.path(out.PID, "exe")
+	var st unix.Stat_t
+	if unix.Stat(link, &st) != nil {
+		return
+	}
+	if exe, err := os.Readlink(link); err != nil || strings.TrimSuffix(exe, " (deleted)") != out.Exe {
+		return
+	}
+	out.ExeDevice, out.ExeInode = event.Device(unix.Major(st.Dev)<<20|unix.Minor(st.Dev)), st.Ino
+	out.ExeVersion = event.FileVersion{
+		Device: out.ExeDevice, Inode: st.Ino, Size: uint64(st.Size), Changed: uint64(unix.TimespecToNsec(st.Ctim)),
+	}
 }
 
 // start returns when a process started, in nanoseconds since boot; 0 when it is gone.

@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -138,6 +140,15 @@ func TestBootstrapFindsTheTest(t *testing.T) {
 		PID: uint32(os.Getpid()), Start: ticks * tick, Name: strings.TrimSpace(string(comm)), Exe: exe, Cwd: cwd,
 		Args: event.NewArgv(os.Args), UID: uint32(os.Getuid()), EUID: uint32(os.Geteuid()), GID: uint32(os.Getgid()),
 		EGID: uint32(os.Getegid()), PPID: uint32(os.Getppid()), Partial: true, NSPID: got.NSPID,
+	}
+	info, err := os.Stat(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	want.ExeDevice, want.ExeInode = event.Device(unix.Major(st.Dev)<<20|unix.Minor(st.Dev)), st.Ino
+	want.ExeVersion = event.FileVersion{
+		Device: want.ExeDevice, Inode: st.Ino, Size: uint64(st.Size), Changed: uint64(syscall.TimespecToNsec(st.Ctim)),
 	}
 	if os.Getppid() != 0 && (got.Parent == nil || got.Parent.PID != uint32(os.Getppid())) {
 		t.Errorf("parent %+v, want pid %d", got.Parent, os.Getppid())

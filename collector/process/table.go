@@ -37,8 +37,8 @@ type Config struct {
 	Locator          Locator       // required
 	// Mask returns a command line, each argument ended by a NUL byte, without the secrets in it; nil leaves them.
 	Mask func(args string) (masked string, any bool)
-	// Note is told of every process that has a new image, with the id of its container, "" for the host; nil is nobody.
-	Note func(container string, pid uint32, start uint64)
+	// Note is told of every process that has a new image, on loan; nil is nobody.
+	Note func(*event.Process)
 }
 
 // Stats counts what a Table did.
@@ -210,6 +210,7 @@ func (t *Table) parentOf(p *event.Process) *snapshot {
 func (t *Table) exec(p *event.Process) *snapshot {
 	if p.Start == 0 { // a source that knows no more than the pid
 		p.Start, p.NSPID = t.proc.start(p.PID), t.proc.nsPID(p.PID)
+		t.proc.version(p)
 	}
 	was := t.find(p.PID, p.Start)
 	if was != nil && was.ended != 0 { // the pid has been used again: what has ended executes nothing
@@ -240,14 +241,9 @@ func (t *Table) exec(p *event.Process) *snapshot {
 
 // note tells who wants to know of a process with a new image.
 func (t *Table) note(s *snapshot) {
-	if t.cfg.Note == nil {
-		return
+	if t.cfg.Note != nil {
+		t.cfg.Note(&s.Process)
 	}
-	container := ""
-	if s.Container != nil {
-		container = s.Container.ID
-	}
-	t.cfg.Note(container, s.PID, s.Start)
 }
 
 // current returns the snapshot of a process, a new one if its credentials or its place have changed.

@@ -537,6 +537,7 @@ func TestMissingParent(t *testing.T) {
 		t.Errorf("grandparent %+v", parent.Parent)
 	}
 	shell.Partial, shell.Container = true, parent.Container
+	shell.ExeDevice, shell.ExeInode, shell.ExeVersion = parent.ExeDevice, parent.ExeInode, parent.ExeVersion
 	parent.Snapshot, parent.Parent = 0, nil
 	if diff := cmp.Diff(shell, parent); diff != "" {
 		t.Errorf("parent (-want +got):\n%s", diff)

@@ -109,12 +109,15 @@ func (b *Builder) memory(y *event.Memory) []byte {
 	m = appendUint(m, 15, uint64(y.UserfaultfdFlags))
 	m = appendBool(m, 16, y.Unverified)
 	m = appendUint(m, 17, uint64(y.Truncated))
+	m = appendUint(m, 18, b.digests.ref(y.Version, &y.Digest))
 	b.nested = m
 	return m
 }
 
 func (d *decoder) memory(m *batchpb.Memory) *event.Memory {
+	file := d.digest(m.Digest)
 	return &event.Memory{
+		Version: file.Version, Digest: file.Digest,
 		Address: event.Address(m.Address), Length: m.Length,
 		Protection: event.Protection(m.Protection), Flags: event.MapFlags(m.Flags), Region: d.str(m.Region),
 		Path: d.str(m.Path), Device: event.Device(m.Device), Inode: m.Inode, UpperLayer: m.UpperLayer,
@@ -132,8 +135,7 @@ func (b *Builder) module(l *event.Module) []byte {
 	m = appendUint(m, 5, l.Inode)
 	m = appendBool(m, 6, l.UpperLayer)
 	m = appendUint(m, 7, uint64(l.Flags))
-	m = b.appendRef(m, 8, l.SHA256)
-	m = b.appendRef(m, 9, l.HashState)
+	m = appendUint(m, 8, b.digests.ref(l.Version, &l.Digest))
 	m = appendUint(m, 10, uint64(l.Truncated))
 	m = appendBool(m, 11, l.Unverified)
 	b.nested = m
@@ -141,10 +143,12 @@ func (b *Builder) module(l *event.Module) []byte {
 }
 
 func (d *decoder) module(m *batchpb.Module) *event.Module {
+	file := d.digest(m.Digest)
 	return &event.Module{
+		Version: file.Version, Digest: file.Digest,
 		Call: d.str(m.Call), Name: d.str(m.Name), Path: d.str(m.Path), Device: event.Device(m.Device), Inode: m.Inode,
-		UpperLayer: m.UpperLayer, Flags: event.ModuleFlags(m.Flags), SHA256: d.str(m.Sha256),
-		HashState: d.str(m.HashState), Truncated: event.Fields(m.Truncated), Unverified: m.Unverified,
+		UpperLayer: m.UpperLayer, Flags: event.ModuleFlags(m.Flags),
+		Truncated: event.Fields(m.Truncated), Unverified: m.Unverified,
 	}
 }
 

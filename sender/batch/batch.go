@@ -54,11 +54,16 @@ type Ledger struct {
 
 // Header is what a batch says of itself.
 type Header struct {
-	ID     ID
-	Host   event.Host
-	Ledger Ledger
-	// Updates describe containers that were pending in an earlier batch.
-	Updates []event.Container
+	ID      ID
+	Host    event.Host
+	Ledger  Ledger
+	Updates Updates
+}
+
+// Updates tell what was pending in an earlier batch.
+type Updates struct {
+	Containers []event.Container
+	Digests    []event.FileDigest
 }
 
 // Batch is a decoded batch. Its events share processes, containers and the host.

@@ -254,7 +254,14 @@ func TestRoundTripHeader(t *testing.T) {
 	h := header
 	h.Ledger = batch.Ledger{Observed: 99, Lost: []batch.Loss{
 		{Stage: "queue", Cause: "full", Kind: event.ProcessExec, Count: 3}, {Stage: "spool", Cause: "evicted", Count: 1}}}
-	h.Updates = []event.Container{{ID: "ab", Name: "late", ECS: &event.ECS{}}, {ID: "cd"}}
+	h.Updates = batch.Updates{
+		Containers: []event.Container{{ID: "ab", Name: "late", ECS: &event.ECS{}}, {ID: "cd"}},
+		Digests: []event.FileDigest{
+			{Version: event.FileVersion{Device: 1<<32 - 1, Inode: 1<<64 - 1, Size: 1 << 63, Changed: 1},
+				Digest: event.Digest{SHA256: strings.Repeat("0f", 32), FSVerity: "sha512:00"}},
+			{Digest: event.Digest{HashState: event.HashVanished}},
+		},
+	}
 	got, err := batch.Decode(seal(t, h, nil))
 	if err != nil {
 		t.Fatal(err)
@@ -386,7 +393,7 @@ func TestTextIsMadeUTF8(t *testing.T) {
 	h := header
 	h.Host.Hostname = "a\xffb"
 	h.Ledger.Lost = []batch.Loss{{Stage: "\xff", Cause: "\xfe"}}
-	h.Updates = []event.Container{{ID: "\xff", Runtime: "\xff"}}
+	h.Updates.Containers = []event.Container{{ID: "\xff", Runtime: "\xff"}}
 	events := []event.Event{
 		{Time: host.BootTime, Kind: event.AgentStart, Agent: &event.Agent{
 			Version: "\xff", Stage: "\xff", Cause: "\xff", Sources: []event.SourceState{{Via: "\xff", Reason: "x\xff"}}}},

@@ -26,6 +26,7 @@ type Builder struct {
 	described []inContainer
 	// users and groups are those whose names are asked for at Seal, in the order of their first use.
 	users, groups accounts
+	digests       digests
 
 	events    int
 	counts    [event.KindCount]uint64
@@ -56,6 +57,7 @@ func NewBuilder() *Builder {
 		containers: make(map[string]uint32),
 		users:      accounts{names: make(map[account]string)},
 		groups:     accounts{names: make(map[account]string)},
+		digests:    digests{refs: make(map[event.FileDigest]uint32)},
 	}
 }
 
@@ -78,6 +80,7 @@ func (b *Builder) Reset() {
 	b.described = b.described[:0]
 	b.users.reset()
 	b.groups.reset()
+	b.digests.reset()
 	b.entries, b.events, b.counts = 0, 0, [event.KindCount]uint64{}
 	b.firstTime, b.lastTime = 0, 0
 }
@@ -164,10 +167,12 @@ type Late struct {
 	Describe func(c *event.Container, events uint64) event.Container
 	// User and Group return the name of a user or a group of a container, "" for the host; "" when it is not known.
 	User, Group func(container string, id uint32) string
+	// Digest returns what a version of a file holds; the zero Digest when nobody asked.
+	Digest func(event.FileVersion) event.Digest
 }
 
 // Seal appends the finished batch to dst and returns it; it does not reset the builder. late is asked once for each
-// container, user and group that the batch names.
+// container, user, group and file that the batch names.
 func (b *Builder) Seal(dst []byte, h Header, late Late) []byte {
 	dst = appendBytes(dst, 1, h.ID.Agent[:])
 	dst = appendUint(dst, 2, h.ID.Epoch)
@@ -182,12 +187,17 @@ func (b *Builder) Seal(dst []byte, h Header, late Late) []byte {
 		}
 		dst = appendMessage(dst, 7, appendContainer(nil, &full))
 	}
-	for i := range h.Updates {
-		dst = appendMessage(dst, 10, appendContainer(nil, &h.Updates[i]))
+	for i := range h.Updates.Containers {
+		dst = appendMessage(dst, 10, appendContainer(nil, &h.Updates.Containers[i]))
 	}
 	dst = appendMessage(dst, 11, appendLedger(nil, &h.Ledger))
 	dst = b.appendAccounts(dst, 12, &b.users, late.User)
-	return b.appendAccounts(dst, 13, &b.groups, late.Group)
+	dst = b.appendAccounts(dst, 13, &b.groups, late.Group)
+	dst = b.digests.appendTo(dst, 14, late.Digest)
+	for i := range h.Updates.Digests {
+		dst = appendDigest(dst, 15, &h.Updates.Digests[i])
+	}
+	return dst
 }
 
 // ref returns a string's reference, writing the string on its first use.
@@ -256,6 +266,11 @@ func (b *Builder) process(p *event.Process, depth int) place {
 	m = appendUint(m, 23, uint64(p.ExeLength))
 	m = appendUint(m, 24, uint64(p.CwdLength))
 	m = appendBool(m, 25, p.ArgsMasked)
+	m = appendUint(m, 26, b.digests.ref(p.ExeVersion, &p.Digest))
+	if p.ExeDevice != p.ExeVersion.Device || p.ExeInode != p.ExeVersion.Inode {
+		m = appendUint(m, 27, uint64(p.ExeDevice))
+		m = appendUint(m, 28, p.ExeInode)
+	}
 	b.message = m
 
 	b.body = appendMessage(b.body, 8, m)

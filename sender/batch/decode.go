@@ -36,6 +36,7 @@ type decoder struct {
 	out        Batch
 	strings    []string
 	containers []event.Container
+	digests    []event.FileDigest
 	processes  []event.Process
 	err        error // the first reference that points nowhere
 }
@@ -52,6 +53,10 @@ func (d *decoder) decode() error {
 	d.containers = make([]event.Container, len(pb.Containers))
 	for i, c := range pb.Containers {
 		d.containers[i] = d.describe(c)
+	}
+	d.digests = make([]event.FileDigest, len(pb.Digests))
+	for i, m := range pb.Digests {
+		d.digests[i] = d.fileDigest(m)
 	}
 	d.processes = make([]event.Process, len(pb.Processes))
 	for i, p := range pb.Processes {
@@ -93,7 +98,10 @@ func (d *decoder) header() error {
 		h.Ledger.Lost = append(h.Ledger.Lost, Loss{Stage: l.Stage, Cause: l.Cause, Kind: kindOf(l.Kind), Count: l.Count})
 	}
 	for _, c := range pb.Updates {
-		h.Updates = append(h.Updates, d.describe(c))
+		h.Updates.Containers = append(h.Updates.Containers, d.describe(c))
+	}
+	for _, m := range pb.DigestUpdates {
+		h.Updates.Digests = append(h.Updates.Digests, d.fileDigest(m))
 	}
 	return nil
 }
@@ -146,8 +154,9 @@ func (d *decoder) container(ref uint32) *event.Container {
 }
 
 func (d *decoder) process(i int, p *batchpb.Process) {
-	out := &d.processes[i]
+	out, exe := &d.processes[i], d.digest(p.Digest)
 	*out = event.Process{
+		ExeDevice: exe.Version.Device, ExeInode: exe.Version.Inode, ExeVersion: exe.Version, Digest: exe.Digest,
 		PID: p.Pid, NSPID: p.NsPid, Start: p.Start,
 		Name: d.str(p.Name), Exe: d.str(p.Exe), ExeDeleted: p.ExeDeleted,
 		ExeUpperLayer: p.ExeUpperLayer, ExeLength: p.ExeLength,
@@ -156,6 +165,9 @@ func (d *decoder) process(i int, p *batchpb.Process) {
 		UID: p.Uid, EUID: p.Euid, GID: p.Gid, EGID: p.Egid,
 		Truncated: event.Fields(p.Truncated), Partial: p.Partial,
 		Container: d.container(p.Container),
+	}
+	if p.ExeDevice != 0 || p.ExeInode != 0 {
+		out.ExeDevice, out.ExeInode = event.Device(p.ExeDevice), p.ExeInode
 	}
 	if p.Start != 0 {
 		out.ID = event.ProcessID(d.out.Host.BootID, p.Pid, p.Start)

@@ -136,14 +136,18 @@ func number(p *event.Process, numbers map[*event.Process]uint64) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(seal(f, header, examples()))
-	f.Add(seal(f, batch.Header{ID: header.ID, Updates: []event.Container{{ID: "x"}}}, nil))
+	f.Add(seal(f, batch.Header{ID: header.ID, Updates: batch.Updates{
+		Containers: []event.Container{{ID: "x"}}, Digests: []event.FileDigest{{Version: event.FileVersion{Inode: 1}}},
+	}}, nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		decoded, err := batch.Decode(data)
 		if err != nil {
 			return
 		}
-		if len(decoded.Events) > batch.MaxEvents || len(decoded.Updates) > batch.MaxEntries {
-			t.Fatalf("%d events, %d updates: beyond the limits", len(decoded.Events), len(decoded.Updates))
+		if len(decoded.Events) > batch.MaxEvents ||
+			len(decoded.Updates.Containers) > batch.MaxEntries || len(decoded.Updates.Digests) > batch.MaxEntries {
+			t.Fatalf("%d events, %d containers, %d digests: beyond the limits", len(decoded.Events),
+				len(decoded.Updates.Containers), len(decoded.Updates.Digests))
 		}
 		if len(decoded.Events) > 1000 {
 			return // sealed again, a process that ended takes two places in the table: too many of them

@@ -16,6 +16,9 @@ const (
 	fieldLedger     protowire.Number = 11
 	fieldUsers      protowire.Number = 12
 	fieldGroups     protowire.Number = 13
+	fieldDigests    protowire.Number = 14
+	// fieldDigestUpdates is the last of the tables.
+	fieldDigestUpdates protowire.Number = 15
 
 	fieldEventDNS     protowire.Number = 9
 	fieldEventAgent   protowire.Number = 10
@@ -59,6 +62,8 @@ func checkLimits(data []byte) error {
 		{"updates", c.tables[fieldUpdates], MaxEntries},
 		{"users", c.tables[fieldUsers], MaxEntries},
 		{"groups", c.tables[fieldGroups], MaxEntries},
+		{"digests", c.tables[fieldDigests], MaxEntries},
+		{"digest updates", c.tables[fieldDigestUpdates], MaxEntries},
 		{"records", c.records, MaxRecords},
 	} {
 		if table.size > table.max {
@@ -70,7 +75,7 @@ func checkLimits(data []byte) error {
 
 // counter counts the entries of the batch's tables by field, and the records inside them.
 type counter struct {
-	tables  [fieldGroups + 1]int
+	tables  [fieldDigestUpdates + 1]int
 	records int
 }
 

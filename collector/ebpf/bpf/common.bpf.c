@@ -87,3 +87,4 @@ const enum text_flag *text_flag_type __attribute__((unused));
 const enum id_index *id_index_type __attribute__((unused));
 const enum region *region_type __attribute__((unused));
 const enum slots *slots_type __attribute__((unused));
+const enum layer_file *layer_file_type __attribute__((unused));

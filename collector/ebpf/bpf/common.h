@@ -20,6 +20,7 @@ volatile const s32 cgroup_hierarchy;     // hierarchy id of the same
 volatile const u64 wakeup_bytes = 65536; // wake the reader when this much is waiting; it also looks by a timer
 volatile const u32 cpus = 1;             // possible CPUs
 volatile const bool preemptible;         // the kernel may preempt a task that runs kernel code
+volatile const u32 overlay_file;         // enum layer_file
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

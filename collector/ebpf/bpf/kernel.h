@@ -181,6 +181,7 @@ struct inode {
 	unsigned long i_ino;
 	struct super_block *i_sb;
 	void *i_private;
+	s64 i_size;
 	s64 i_ctime_sec; // since Linux 6.11
 	u32 i_ctime_nsec;
 	struct timespec64 __i_ctime; // since Linux 6.6

@@ -10,12 +10,10 @@
 #define PROT_EXEC 4
 #define MAP_ANONYMOUS 0x20
 
-// library is what is told once: a file's contents, as far as its time of change tells them apart, in a cgroup.
+// library is what is told once: a version of a file in a cgroup.
 struct library {
 	u64 cgroup;
-	u64 inode;
-	u64 changed;
-	u64 device;
+	struct file_version version;
 };
 
 struct {
@@ -24,15 +22,6 @@ struct {
 	__type(key, struct library);
 	__type(value, u8);
 } libraries SEC(".maps");
-
-static __always_inline u64 changed(struct inode *inode)
-{
-	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ull + BPF_CORE_READ(inode, i_ctime_nsec);
-	if (bpf_core_field_exists(inode->__i_ctime))
-		return BPF_CORE_READ(inode, __i_ctime.tv_sec) * 1000000000ull + BPF_CORE_READ(inode, __i_ctime.tv_nsec);
-	return BPF_CORE_READ(inode, i_ctime.tv_sec) * 1000000000ull + BPF_CORE_READ(inode, i_ctime.tv_nsec);
-}
 
 // mapping is what is known of an attempt.
 struct mapping {
@@ -54,9 +43,7 @@ static __noinline int mapped(enum rung rung, struct mapping *m)
 	struct library key = {};
 	if (library) {
 		key.cgroup = cgroup_of(task);
-		key.inode = BPF_CORE_READ(inode, i_ino);
-		key.device = BPF_CORE_READ(inode, i_sb, s_dev);
-		key.changed = changed(inode);
+		fill_version(&key.version, file);
 		if (bpf_map_lookup_elem(&libraries, &key)) {
 			count(MEMORY_MAP, attempted);
 			count(MEMORY_MAP, filtered);
@@ -81,6 +68,7 @@ static __noinline int mapped(enum rung rung, struct mapping *m)
 	r->region = m->flags & MAP_ANONYMOUS ? REGION_ANONYMOUS : file ? REGION_FILE : REGION_UNKNOWN;
 	if (file) {
 		fill_file(&r->file, inode);
+		r->version = key.version;
 		if (upper(inode))
 			flag(s, FLAG_UPPER);
 		append_file_path(s, &r->path, file);
@@ -116,7 +104,10 @@ CALL(mmap, MEMORY_MAP, 6)
 static __noinline long made(struct task_struct *task, struct vm_area_struct *area, struct mapping *m)
 {
 	if (area) {
-		m->file = BPF_CORE_READ(area, vm_file);
+		// Of an overlay it is the file in a layer. What the descriptor stands for tells more, if it is that very file.
+		struct file *file = BPF_CORE_READ(area, vm_file), *given = file_of(m->fd);
+		bool same = given && real_inode(given) == BPF_CORE_READ(file, f_inode);
+		m->file = same ? given : file;
 	} else {
 		m->file = file_of(m->fd);
 		m->unverified = m->file ? FLAG_UNVERIFIED : 0;

@@ -75,6 +75,7 @@ static __noinline int module_loaded(enum rung rung, struct loading *l)
 	if (file) {
 		struct inode *inode = BPF_CORE_READ(file, f_inode);
 		fill_file(&r->file, inode);
+		fill_version(&r->version, file);
 		if (upper(inode))
 			flag(s, FLAG_UPPER);
 		append_file_path(s, &r->path, file);

@@ -176,13 +176,61 @@ static __always_inline void fill_file(struct file_id *id, struct inode *inode)
 
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
-// upper tells whether an inode of an overlay has a file in the upper layer. struct ovl_inode, which may be a module's
-// and so without relocations, has that dentry behind its struct inode (fs/overlayfs/ovl_entry.h).
-static __always_inline bool upper(struct inode *inode)
+static __always_inline bool overlaid(struct inode *inode)
 {
-	if (BPF_CORE_READ(inode, i_sb, s_magic) != OVERLAYFS_SUPER_MAGIC)
-		return false;
+	return BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAYFS_SUPER_MAGIC;
+}
+
+// upper_dentry returns the file in the upper layer of an overlay's inode. struct ovl_inode, which may be a module's and
+// so without relocations, has it behind its struct inode (fs/overlayfs/ovl_entry.h).
+static __always_inline struct dentry *upper_dentry(struct inode *inode)
+{
 	struct dentry *dentry = 0;
 	bpf_probe_read_kernel(&dentry, sizeof(dentry), (void *)inode + bpf_core_type_size(struct inode));
-	return dentry != 0;
+	return dentry;
+}
+
+// upper tells whether an inode of an overlay has a file in the upper layer.
+static __always_inline bool upper(struct inode *inode)
+{
+	return overlaid(inode) && upper_dentry(inode);
+}
+
+// real_inode returns the inode that holds a file's bytes: of an overlay's file that in a layer, if it can be told.
+static __always_inline struct inode *real_inode(struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	if (!overlaid(inode))
+		return inode;
+	struct dentry *dentry = upper_dentry(inode);
+	if (dentry)
+		return BPF_CORE_READ(dentry, d_inode);
+	struct file *below = BPF_CORE_READ(file, private_data);
+	if (overlay_file == LAYER_FILE_HELD)
+		bpf_probe_read_kernel(&below, sizeof(below), below);
+	struct inode *real = overlay_file == LAYER_FILE_UNKNOWN ? 0 : BPF_CORE_READ(below, f_inode);
+	return real ? real : inode;
+}
+
+#define I_CTIME_QUERIED (1u << 31) // include/linux/fs.h: a bit that is no part of the time
+
+static __always_inline u64 changed(struct inode *inode)
+{
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		u64 ns = BPF_CORE_READ(inode, i_ctime_nsec) & ~I_CTIME_QUERIED;
+		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ull + ns;
+	}
+	if (bpf_core_field_exists(inode->__i_ctime))
+		return BPF_CORE_READ(inode, __i_ctime.tv_sec) * 1000000000ull + BPF_CORE_READ(inode, __i_ctime.tv_nsec);
+	return BPF_CORE_READ(inode, i_ctime.tv_sec) * 1000000000ull + BPF_CORE_READ(inode, i_ctime.tv_nsec);
+}
+
+static __always_inline void fill_version(struct file_version *version, struct file *file)
+{
+	struct inode *inode = real_inode(file);
+	version->inode = BPF_CORE_READ(inode, i_ino);
+	version->size = BPF_CORE_READ(inode, i_size);
+	version->changed = changed(inode);
+	version->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	version->reserved = 0;
 }

@@ -83,6 +83,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	r->reserved = 0;
 
 	struct file *file = BPF_CORE_READ(bprm, file);
+	fill_file(&r->file, BPF_CORE_READ(file, f_inode));
+	fill_version(&r->version, file);
 	append_file_path(s, &r->exe, file);
 	if (unlinked(BPF_CORE_READ(file, f_path.dentry)))
 		flag(s, FLAG_DELETED);

@@ -112,6 +112,15 @@ struct file_id {
 	u32 reserved;
 };
 
+// file_version identifies what a file holds: of an overlay's file, by the file in one of its layers. inode 0 is unknown.
+struct file_version {
+	u64 inode;
+	u64 size;
+	u64 changed;  // its time of change, ns since 1970
+	u32 device;
+	u32 reserved;
+};
+
 // socket_info is what is known of a socket. Addresses are in network order; of AF_INET the first four bytes count.
 struct socket_info {
 	u16 family;
@@ -131,6 +140,8 @@ struct exec_record {
 	u32 args_len;    // NUL-ended arguments
 	u32 env_len;     // NUL-ended NAME=value, all of them
 	u32 reserved;
+	struct file_id file;
+	struct file_version version;
 	struct text exe;
 	struct text cwd;
 	struct text script;  // as execve(2) was given it; empty when no script
@@ -220,6 +231,7 @@ enum region { REGION_UNKNOWN, REGION_FILE, REGION_ANONYMOUS, REGION_STACK, REGIO
 struct memory_record {
 	struct header header;
 	struct file_id file;
+	struct file_version version;
 	u64 address, length;
 	u32 protection;
 	u32 flags;
@@ -234,6 +246,7 @@ enum module_call { CALL_INIT_MODULE, CALL_FINIT_MODULE };
 struct module_record {
 	struct header header;
 	struct file_id file;
+	struct file_version version;
 	u32 flags;
 	u32 reserved;
 	char name[64];  // longer than the kernel allows
@@ -299,6 +312,9 @@ struct settings {
 enum slots {
 	CLAIMED = 3,  // scratch: of each CPU, besides the one that is not claimed
 };
+
+// layer_file says what the private data of an overlay's open file is: the file in the layer, or what has it first.
+enum layer_file { LAYER_FILE_UNKNOWN, LAYER_FILE_IS, LAYER_FILE_HELD };
 
 #define WATCHED_MAX 127
 

@@ -79,6 +79,9 @@ func (m *maker) fill(v reflect.Value) {
 	case *event.Environ:
 		*p = m.environ()
 		return
+	case *event.Digest:
+		*p = event.Digest{SHA256: m.sha256(), HashState: event.HashState(m.string()), FSVerity: m.string()}
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
@@ -170,6 +173,14 @@ func (m *maker) string() string {
 		s = strings.ToValidUTF8(s, "é")
 	}
 	return s
+}
+
+// sha256 is 64 digits, or none.
+func (m *maker) sha256() string {
+	if !m.present() {
+		return ""
+	}
+	return fmt.Sprintf("%064x", m.uint(64))
 }
 
 // time is one that both RFC 3339 and a count of nanoseconds since 1970 have, or none.

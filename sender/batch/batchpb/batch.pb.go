@@ -201,8 +201,12 @@ type Batch struct {
 	// What the ledger gained since the batch before.
 	Ledger *Ledger `protobuf:"bytes,11,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	// What users and groups of the batch's processes are called in the container they run in, as far as it is known.
-	Users         []*Account `protobuf:"bytes,12,rep,name=users,proto3" json:"users,omitempty"`
-	Groups        []*Account `protobuf:"bytes,13,rep,name=groups,proto3" json:"groups,omitempty"`
+	Users  []*Account `protobuf:"bytes,12,rep,name=users,proto3" json:"users,omitempty"`
+	Groups []*Account `protobuf:"bytes,13,rep,name=groups,proto3" json:"groups,omitempty"`
+	// What the files hold that processes, libraries and modules are from.
+	Digests []*Digest `protobuf:"bytes,14,rep,name=digests,proto3" json:"digests,omitempty"`
+	// Digests that were pending in an earlier batch and are known now.
+	DigestUpdates []*Digest `protobuf:"bytes,15,rep,name=digest_updates,json=digestUpdates,proto3" json:"digest_updates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,6 +332,113 @@ func (x *Batch) GetGroups() []*Account {
 	return nil
 }
 
+func (x *Batch) GetDigests() []*Digest {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *Batch) GetDigestUpdates() []*Digest {
+	if x != nil {
+		return x.DigestUpdates
+	}
+	return nil
+}
+
+// A digest of a version of a file, which the first four fields identify; without them it is a recorded event's.
+type Digest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        uint32                 `protobuf:"varint,1,opt,name=device,proto3" json:"device,omitempty"`
+	Inode         uint64                 `protobuf:"varint,2,opt,name=inode,proto3" json:"inode,omitempty"`
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Changed       uint64                 `protobuf:"fixed64,4,opt,name=changed,proto3" json:"changed,omitempty"` // ns since 1970
+	Sha256        []byte                 `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`     // 32 bytes; empty is unknown
+	State         []byte                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`       // why it is unknown: collector/event HashState
+	FsVerity      []byte                 `protobuf:"bytes,7,opt,name=fs_verity,json=fsVerity,proto3" json:"fs_verity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digest) Reset() {
+	*x = Digest{}
+	mi := &file_batch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digest) ProtoMessage() {}
+
+func (x *Digest) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digest.ProtoReflect.Descriptor instead.
+func (*Digest) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Digest) GetDevice() uint32 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *Digest) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
+func (x *Digest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Digest) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *Digest) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *Digest) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *Digest) GetFsVerity() []byte {
+	if x != nil {
+		return x.FsVerity
+	}
+	return nil
+}
+
 type Account struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     uint32                 `protobuf:"varint,1,opt,name=container,proto3" json:"container,omitempty"` // -> containers; 0 is the host
@@ -339,7 +450,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_batch_proto_msgTypes[1]
+	mi := &file_batch_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +462,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[1]
+	mi := &file_batch_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +475,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{1}
+	return file_batch_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Account) GetContainer() uint32 {
@@ -403,7 +514,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_batch_proto_msgTypes[2]
+	mi := &file_batch_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +526,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[2]
+	mi := &file_batch_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +539,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{2}
+	return file_batch_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Host) GetInstanceId() string {
@@ -506,7 +617,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +629,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[3]
+	mi := &file_batch_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +642,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{3}
+	return file_batch_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Container) GetId() string {
@@ -670,7 +781,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +793,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[4]
+	mi := &file_batch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +806,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{4}
+	return file_batch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tag) GetKey() []byte {
@@ -724,7 +835,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +847,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[5]
+	mi := &file_batch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +860,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{5}
+	return file_batch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -792,7 +903,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +915,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[6]
+	mi := &file_batch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +928,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{6}
+	return file_batch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Network) GetName() []byte {
@@ -860,7 +971,7 @@ type ContainerMount struct {
 
 func (x *ContainerMount) Reset() {
 	*x = ContainerMount{}
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +983,7 @@ func (x *ContainerMount) String() string {
 func (*ContainerMount) ProtoMessage() {}
 
 func (x *ContainerMount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[7]
+	mi := &file_batch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +996,7 @@ func (x *ContainerMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMount.ProtoReflect.Descriptor instead.
 func (*ContainerMount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{7}
+	return file_batch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ContainerMount) GetType() []byte {
@@ -941,7 +1052,7 @@ type Posture struct {
 
 func (x *Posture) Reset() {
 	*x = Posture{}
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1064,7 @@ func (x *Posture) String() string {
 func (*Posture) ProtoMessage() {}
 
 func (x *Posture) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[8]
+	mi := &file_batch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1077,7 @@ func (x *Posture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Posture.ProtoReflect.Descriptor instead.
 func (*Posture) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{8}
+	return file_batch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Posture) GetPrivileged() bool {
@@ -1098,7 +1209,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1221,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[9]
+	mi := &file_batch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1234,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{9}
+	return file_batch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credential) GetName() []byte {
@@ -1168,7 +1279,7 @@ type ECS struct {
 
 func (x *ECS) Reset() {
 	*x = ECS{}
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1291,7 @@ func (x *ECS) String() string {
 func (*ECS) ProtoMessage() {}
 
 func (x *ECS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[10]
+	mi := &file_batch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1304,7 @@ func (x *ECS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ECS.ProtoReflect.Descriptor instead.
 func (*ECS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{10}
+	return file_batch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ECS) GetCluster() []byte {
@@ -1356,13 +1467,16 @@ type Process struct {
 	ExeLength     uint32                 `protobuf:"varint,23,opt,name=exe_length,json=exeLength,proto3" json:"exe_length,omitempty"`
 	CwdLength     uint32                 `protobuf:"varint,24,opt,name=cwd_length,json=cwdLength,proto3" json:"cwd_length,omitempty"`
 	ArgsMasked    bool                   `protobuf:"varint,25,opt,name=args_masked,json=argsMasked,proto3" json:"args_masked,omitempty"`
+	Digest        uint32                 `protobuf:"varint,26,opt,name=digest,proto3" json:"digest,omitempty"`                        // -> digests, of exe
+	ExeDevice     uint32                 `protobuf:"varint,27,opt,name=exe_device,json=exeDevice,proto3" json:"exe_device,omitempty"` // this and exe_inode: where they are not those of digest
+	ExeInode      uint64                 `protobuf:"varint,28,opt,name=exe_inode,json=exeInode,proto3" json:"exe_inode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1488,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[11]
+	mi := &file_batch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1501,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{11}
+	return file_batch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -1565,6 +1679,27 @@ func (x *Process) GetArgsMasked() bool {
 	return false
 }
 
+func (x *Process) GetDigest() uint32 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
+func (x *Process) GetExeDevice() uint32 {
+	if x != nil {
+		return x.ExeDevice
+	}
+	return 0
+}
+
+func (x *Process) GetExeInode() uint64 {
+	if x != nil {
+		return x.ExeInode
+	}
+	return 0
+}
+
 type Event struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Kind    Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=taskguard.v1.Kind" json:"kind,omitempty"`
@@ -1594,7 +1729,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1741,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[12]
+	mi := &file_batch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1754,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{12}
+	return file_batch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Event) GetKind() Kind {
@@ -1786,7 +1921,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1933,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[13]
+	mi := &file_batch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1946,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{13}
+	return file_batch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *File) GetPath() uint32 {
@@ -1934,7 +2069,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2081,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[14]
+	mi := &file_batch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2094,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{14}
+	return file_batch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Socket) GetFamily() uint32 {
@@ -2024,7 +2159,7 @@ type Net struct {
 
 func (x *Net) Reset() {
 	*x = Net{}
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2171,7 @@ func (x *Net) String() string {
 func (*Net) ProtoMessage() {}
 
 func (x *Net) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[15]
+	mi := &file_batch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2184,7 @@ func (x *Net) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Net.ProtoReflect.Descriptor instead.
 func (*Net) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{15}
+	return file_batch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Net) GetSocket() *Socket {
@@ -2103,7 +2238,7 @@ type DNS struct {
 
 func (x *DNS) Reset() {
 	*x = DNS{}
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2250,7 @@ func (x *DNS) String() string {
 func (*DNS) ProtoMessage() {}
 
 func (x *DNS) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[16]
+	mi := &file_batch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2263,7 @@ func (x *DNS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNS.ProtoReflect.Descriptor instead.
 func (*DNS) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{16}
+	return file_batch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DNS) GetSocket() *Socket {
@@ -2197,7 +2332,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2344,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[17]
+	mi := &file_batch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2357,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{17}
+	return file_batch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Question) GetName() uint32 {
@@ -2251,7 +2386,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2398,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[18]
+	mi := &file_batch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2411,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{18}
+	return file_batch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetName() uint32 {
@@ -2327,7 +2462,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2474,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[19]
+	mi := &file_batch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2487,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{19}
+	return file_batch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Agent) GetVersion() string {
@@ -2462,7 +2597,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2609,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[20]
+	mi := &file_batch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2622,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{20}
+	return file_batch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Instance) GetType() []byte {
@@ -2611,7 +2746,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2758,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2771,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{21}
+	return file_batch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Interface) GetId() []byte {
@@ -2705,7 +2840,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2852,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2865,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{22}
+	return file_batch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Dropped) GetKind() Kind {
@@ -2759,7 +2894,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2906,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2919,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{23}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -2832,7 +2967,7 @@ type SetID struct {
 
 func (x *SetID) Reset() {
 	*x = SetID{}
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +2979,7 @@ func (x *SetID) String() string {
 func (*SetID) ProtoMessage() {}
 
 func (x *SetID) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +2992,7 @@ func (x *SetID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetID.ProtoReflect.Descriptor instead.
 func (*SetID) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{24}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetID) GetCall() uint32 {
@@ -2933,7 +3068,7 @@ type Ptrace struct {
 
 func (x *Ptrace) Reset() {
 	*x = Ptrace{}
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3080,7 @@ func (x *Ptrace) String() string {
 func (*Ptrace) ProtoMessage() {}
 
 func (x *Ptrace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3093,7 @@ func (x *Ptrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
 func (*Ptrace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{25}
+	return file_batch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ptrace) GetRequest() uint32 {
@@ -2988,7 +3123,7 @@ type Dup struct {
 
 func (x *Dup) Reset() {
 	*x = Dup{}
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3135,7 @@ func (x *Dup) String() string {
 func (*Dup) ProtoMessage() {}
 
 func (x *Dup) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3148,7 @@ func (x *Dup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dup.ProtoReflect.Descriptor instead.
 func (*Dup) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{26}
+	return file_batch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Dup) GetSocket() *Socket {
@@ -3062,7 +3197,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3209,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3222,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{27}
+	return file_batch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Namespace) GetCall() uint32 {
@@ -3127,7 +3262,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3274,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3287,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{28}
+	return file_batch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Mount) GetCall() uint32 {
@@ -3230,13 +3365,14 @@ type Memory struct {
 	UserfaultfdFlags uint32                 `protobuf:"varint,15,opt,name=userfaultfd_flags,json=userfaultfdFlags,proto3" json:"userfaultfd_flags,omitempty"`
 	Unverified       bool                   `protobuf:"varint,16,opt,name=unverified,proto3" json:"unverified,omitempty"`
 	Truncated        uint32                 `protobuf:"varint,17,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Digest           uint32                 `protobuf:"varint,18,opt,name=digest,proto3" json:"digest,omitempty"` // -> digests
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3384,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3397,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{29}
+	return file_batch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Memory) GetAddress() uint64 {
@@ -3383,6 +3519,13 @@ func (x *Memory) GetTruncated() uint32 {
 	return 0
 }
 
+func (x *Memory) GetDigest() uint32 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
 type Module struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Call          uint32                 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"` // -> strings
@@ -3392,8 +3535,7 @@ type Module struct {
 	Inode         uint64                 `protobuf:"varint,5,opt,name=inode,proto3" json:"inode,omitempty"`
 	UpperLayer    bool                   `protobuf:"varint,6,opt,name=upper_layer,json=upperLayer,proto3" json:"upper_layer,omitempty"`
 	Flags         uint32                 `protobuf:"varint,7,opt,name=flags,proto3" json:"flags,omitempty"`
-	Sha256        uint32                 `protobuf:"varint,8,opt,name=sha256,proto3" json:"sha256,omitempty"`                        // -> strings: hexadecimal
-	HashState     uint32                 `protobuf:"varint,9,opt,name=hash_state,json=hashState,proto3" json:"hash_state,omitempty"` // -> strings
+	Digest        uint32                 `protobuf:"varint,8,opt,name=digest,proto3" json:"digest,omitempty"` // -> digests
 	Truncated     uint32                 `protobuf:"varint,10,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	Unverified    bool                   `protobuf:"varint,11,opt,name=unverified,proto3" json:"unverified,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3402,7 +3544,7 @@ type Module struct {
 
 func (x *Module) Reset() {
 	*x = Module{}
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3556,7 @@ func (x *Module) String() string {
 func (*Module) ProtoMessage() {}
 
 func (x *Module) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3569,7 @@ func (x *Module) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Module.ProtoReflect.Descriptor instead.
 func (*Module) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{30}
+	return file_batch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Module) GetCall() uint32 {
@@ -3479,16 +3621,9 @@ func (x *Module) GetFlags() uint32 {
 	return 0
 }
 
-func (x *Module) GetSha256() uint32 {
+func (x *Module) GetDigest() uint32 {
 	if x != nil {
-		return x.Sha256
-	}
-	return 0
-}
-
-func (x *Module) GetHashState() uint32 {
-	if x != nil {
-		return x.HashState
+		return x.Digest
 	}
 	return 0
 }
@@ -3520,7 +3655,7 @@ type BPF struct {
 
 func (x *BPF) Reset() {
 	*x = BPF{}
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +3667,7 @@ func (x *BPF) String() string {
 func (*BPF) ProtoMessage() {}
 
 func (x *BPF) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +3680,7 @@ func (x *BPF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPF.ProtoReflect.Descriptor instead.
 func (*BPF) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{31}
+	return file_batch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BPF) GetType() uint32 {
@@ -3594,7 +3729,7 @@ type IOUring struct {
 
 func (x *IOUring) Reset() {
 	*x = IOUring{}
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3741,7 @@ func (x *IOUring) String() string {
 func (*IOUring) ProtoMessage() {}
 
 func (x *IOUring) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3754,7 @@ func (x *IOUring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
 func (*IOUring) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{32}
+	return file_batch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IOUring) GetEntries() uint32 {
@@ -3653,7 +3788,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +3800,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +3813,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{33}
+	return file_batch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -3707,7 +3842,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3719,7 +3854,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3732,7 +3867,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{34}
+	return file_batch_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Loss) GetStage() string {
@@ -3767,7 +3902,7 @@ var File_batch_proto protoreflect.FileDescriptor
 
 const file_batch_proto_rawDesc = "" +
 	"\n" +
-	"\vbatch.proto\x12\ftaskguard.v1\"\x82\x04\n" +
+	"\vbatch.proto\x12\ftaskguard.v1\"\xef\x04\n" +
 	"\x05Batch\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\fR\aagentId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -3784,7 +3919,17 @@ const file_batch_proto_rawDesc = "" +
 	" \x03(\v2\x17.taskguard.v1.ContainerR\aupdates\x12,\n" +
 	"\x06ledger\x18\v \x01(\v2\x14.taskguard.v1.LedgerR\x06ledger\x12+\n" +
 	"\x05users\x18\f \x03(\v2\x15.taskguard.v1.AccountR\x05users\x12-\n" +
-	"\x06groups\x18\r \x03(\v2\x15.taskguard.v1.AccountR\x06groups\"K\n" +
+	"\x06groups\x18\r \x03(\v2\x15.taskguard.v1.AccountR\x06groups\x12.\n" +
+	"\adigests\x18\x0e \x03(\v2\x14.taskguard.v1.DigestR\adigests\x12;\n" +
+	"\x0edigest_updates\x18\x0f \x03(\v2\x14.taskguard.v1.DigestR\rdigestUpdates\"\xaf\x01\n" +
+	"\x06Digest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\rR\x06device\x12\x14\n" +
+	"\x05inode\x18\x02 \x01(\x04R\x05inode\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x18\n" +
+	"\achanged\x18\x04 \x01(\x06R\achanged\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\fR\x06sha256\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\fR\x05state\x12\x1b\n" +
+	"\tfs_verity\x18\a \x01(\fR\bfsVerity\"K\n" +
 	"\aAccount\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\rR\tcontainer\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x12\n" +
@@ -3891,7 +4036,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x12from_introspection\x18\x11 \x01(\rR\x11fromIntrospection\x12\x1d\n" +
 	"\n" +
 	"from_label\x18\x12 \x01(\rR\tfromLabel\x12\x1a\n" +
-	"\bdisputed\x18\x13 \x01(\bR\bdisputed\"\xf0\x04\n" +
+	"\bdisputed\x18\x13 \x01(\bR\bdisputed\"\xc4\x05\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x15\n" +
 	"\x06ns_pid\x18\x02 \x01(\rR\x05nsPid\x12\x14\n" +
@@ -3924,7 +4069,11 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"cwd_length\x18\x18 \x01(\rR\tcwdLength\x12\x1f\n" +
 	"\vargs_masked\x18\x19 \x01(\bR\n" +
-	"argsMasked\"\xf5\x05\n" +
+	"argsMasked\x12\x16\n" +
+	"\x06digest\x18\x1a \x01(\rR\x06digest\x12\x1d\n" +
+	"\n" +
+	"exe_device\x18\x1b \x01(\rR\texeDevice\x12\x1b\n" +
+	"\texe_inode\x18\x1c \x01(\x04R\bexeInode\"\xf5\x05\n" +
 	"\x05Event\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x12R\x04time\x12\x16\n" +
@@ -4091,7 +4240,7 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"unverified\x18\a \x01(\bR\n" +
 	"unverified\x12\x1c\n" +
-	"\ttruncated\x18\b \x01(\rR\ttruncated\"\xd9\x03\n" +
+	"\ttruncated\x18\b \x01(\rR\ttruncated\"\xf1\x03\n" +
 	"\x06Memory\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\x04R\aaddress\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x04R\x06length\x12\x1e\n" +
@@ -4117,7 +4266,8 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"unverified\x18\x10 \x01(\bR\n" +
 	"unverified\x12\x1c\n" +
-	"\ttruncated\x18\x11 \x01(\rR\ttruncated\"\x9e\x02\n" +
+	"\ttruncated\x18\x11 \x01(\rR\ttruncated\x12\x16\n" +
+	"\x06digest\x18\x12 \x01(\rR\x06digest\"\xff\x01\n" +
 	"\x06Module\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\rR\x04call\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\rR\x04name\x12\x12\n" +
@@ -4127,9 +4277,7 @@ const file_batch_proto_rawDesc = "" +
 	"\vupper_layer\x18\x06 \x01(\bR\n" +
 	"upperLayer\x12\x14\n" +
 	"\x05flags\x18\a \x01(\rR\x05flags\x12\x16\n" +
-	"\x06sha256\x18\b \x01(\rR\x06sha256\x12\x1d\n" +
-	"\n" +
-	"hash_state\x18\t \x01(\rR\thashState\x12\x1c\n" +
+	"\x06digest\x18\b \x01(\rR\x06digest\x12\x1c\n" +
 	"\ttruncated\x18\n" +
 	" \x01(\rR\ttruncated\x12\x1e\n" +
 	"\n" +
@@ -4219,96 +4367,99 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),              // 0: taskguard.v1.Kind
 	(*Batch)(nil),          // 1: taskguard.v1.Batch
-	(*Account)(nil),        // 2: taskguard.v1.Account
-	(*Host)(nil),           // 3: taskguard.v1.Host
-	(*Container)(nil),      // 4: taskguard.v1.Container
-	(*Tag)(nil),            // 5: taskguard.v1.Tag
-	(*Port)(nil),           // 6: taskguard.v1.Port
-	(*Network)(nil),        // 7: taskguard.v1.Network
-	(*ContainerMount)(nil), // 8: taskguard.v1.ContainerMount
-	(*Posture)(nil),        // 9: taskguard.v1.Posture
-	(*Credential)(nil),     // 10: taskguard.v1.Credential
-	(*ECS)(nil),            // 11: taskguard.v1.ECS
-	(*Process)(nil),        // 12: taskguard.v1.Process
-	(*Event)(nil),          // 13: taskguard.v1.Event
-	(*File)(nil),           // 14: taskguard.v1.File
-	(*Socket)(nil),         // 15: taskguard.v1.Socket
-	(*Net)(nil),            // 16: taskguard.v1.Net
-	(*DNS)(nil),            // 17: taskguard.v1.DNS
-	(*Question)(nil),       // 18: taskguard.v1.Question
-	(*Answer)(nil),         // 19: taskguard.v1.Answer
-	(*Agent)(nil),          // 20: taskguard.v1.Agent
-	(*Instance)(nil),       // 21: taskguard.v1.Instance
-	(*Interface)(nil),      // 22: taskguard.v1.Interface
-	(*Dropped)(nil),        // 23: taskguard.v1.Dropped
-	(*SourceState)(nil),    // 24: taskguard.v1.SourceState
-	(*SetID)(nil),          // 25: taskguard.v1.SetID
-	(*Ptrace)(nil),         // 26: taskguard.v1.Ptrace
-	(*Dup)(nil),            // 27: taskguard.v1.Dup
-	(*Namespace)(nil),      // 28: taskguard.v1.Namespace
-	(*Mount)(nil),          // 29: taskguard.v1.Mount
-	(*Memory)(nil),         // 30: taskguard.v1.Memory
-	(*Module)(nil),         // 31: taskguard.v1.Module
-	(*BPF)(nil),            // 32: taskguard.v1.BPF
-	(*IOUring)(nil),        // 33: taskguard.v1.IOUring
-	(*Ledger)(nil),         // 34: taskguard.v1.Ledger
-	(*Loss)(nil),           // 35: taskguard.v1.Loss
+	(*Digest)(nil),         // 2: taskguard.v1.Digest
+	(*Account)(nil),        // 3: taskguard.v1.Account
+	(*Host)(nil),           // 4: taskguard.v1.Host
+	(*Container)(nil),      // 5: taskguard.v1.Container
+	(*Tag)(nil),            // 6: taskguard.v1.Tag
+	(*Port)(nil),           // 7: taskguard.v1.Port
+	(*Network)(nil),        // 8: taskguard.v1.Network
+	(*ContainerMount)(nil), // 9: taskguard.v1.ContainerMount
+	(*Posture)(nil),        // 10: taskguard.v1.Posture
+	(*Credential)(nil),     // 11: taskguard.v1.Credential
+	(*ECS)(nil),            // 12: taskguard.v1.ECS
+	(*Process)(nil),        // 13: taskguard.v1.Process
+	(*Event)(nil),          // 14: taskguard.v1.Event
+	(*File)(nil),           // 15: taskguard.v1.File
+	(*Socket)(nil),         // 16: taskguard.v1.Socket
+	(*Net)(nil),            // 17: taskguard.v1.Net
+	(*DNS)(nil),            // 18: taskguard.v1.DNS
+	(*Question)(nil),       // 19: taskguard.v1.Question
+	(*Answer)(nil),         // 20: taskguard.v1.Answer
+	(*Agent)(nil),          // 21: taskguard.v1.Agent
+	(*Instance)(nil),       // 22: taskguard.v1.Instance
+	(*Interface)(nil),      // 23: taskguard.v1.Interface
+	(*Dropped)(nil),        // 24: taskguard.v1.Dropped
+	(*SourceState)(nil),    // 25: taskguard.v1.SourceState
+	(*SetID)(nil),          // 26: taskguard.v1.SetID
+	(*Ptrace)(nil),         // 27: taskguard.v1.Ptrace
+	(*Dup)(nil),            // 28: taskguard.v1.Dup
+	(*Namespace)(nil),      // 29: taskguard.v1.Namespace
+	(*Mount)(nil),          // 30: taskguard.v1.Mount
+	(*Memory)(nil),         // 31: taskguard.v1.Memory
+	(*Module)(nil),         // 32: taskguard.v1.Module
+	(*BPF)(nil),            // 33: taskguard.v1.BPF
+	(*IOUring)(nil),        // 34: taskguard.v1.IOUring
+	(*Ledger)(nil),         // 35: taskguard.v1.Ledger
+	(*Loss)(nil),           // 36: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
-	3,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
-	4,  // 1: taskguard.v1.Batch.containers:type_name -> taskguard.v1.Container
-	12, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
-	13, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
-	4,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	34, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
-	2,  // 6: taskguard.v1.Batch.users:type_name -> taskguard.v1.Account
-	2,  // 7: taskguard.v1.Batch.groups:type_name -> taskguard.v1.Account
-	11, // 8: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
-	5,  // 9: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
-	6,  // 10: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
-	7,  // 11: taskguard.v1.Container.networks:type_name -> taskguard.v1.Network
-	8,  // 12: taskguard.v1.Container.mounts:type_name -> taskguard.v1.ContainerMount
-	9,  // 13: taskguard.v1.Container.posture:type_name -> taskguard.v1.Posture
-	10, // 14: taskguard.v1.Posture.credentials:type_name -> taskguard.v1.Credential
-	5,  // 15: taskguard.v1.ECS.tags:type_name -> taskguard.v1.Tag
-	0,  // 16: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
-	14, // 17: taskguard.v1.Event.file:type_name -> taskguard.v1.File
-	16, // 18: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
-	17, // 19: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
-	20, // 20: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	25, // 21: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
-	26, // 22: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
-	27, // 23: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
-	28, // 24: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
-	29, // 25: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
-	30, // 26: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
-	31, // 27: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
-	32, // 28: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
-	33, // 29: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
-	15, // 30: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
-	15, // 31: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
-	18, // 32: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
-	19, // 33: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
-	0,  // 34: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	24, // 35: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	23, // 36: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	21, // 37: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
-	22, // 38: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
-	5,  // 39: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
-	0,  // 40: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 41: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	15, // 42: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	35, // 43: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 44: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	4,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
+	5,  // 1: taskguard.v1.Batch.containers:type_name -> taskguard.v1.Container
+	13, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
+	14, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
+	5,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
+	35, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	3,  // 6: taskguard.v1.Batch.users:type_name -> taskguard.v1.Account
+	3,  // 7: taskguard.v1.Batch.groups:type_name -> taskguard.v1.Account
+	2,  // 8: taskguard.v1.Batch.digests:type_name -> taskguard.v1.Digest
+	2,  // 9: taskguard.v1.Batch.digest_updates:type_name -> taskguard.v1.Digest
+	12, // 10: taskguard.v1.Container.ecs:type_name -> taskguard.v1.ECS
+	6,  // 11: taskguard.v1.Container.labels:type_name -> taskguard.v1.Tag
+	7,  // 12: taskguard.v1.Container.ports:type_name -> taskguard.v1.Port
+	8,  // 13: taskguard.v1.Container.networks:type_name -> taskguard.v1.Network
+	9,  // 14: taskguard.v1.Container.mounts:type_name -> taskguard.v1.ContainerMount
+	10, // 15: taskguard.v1.Container.posture:type_name -> taskguard.v1.Posture
+	11, // 16: taskguard.v1.Posture.credentials:type_name -> taskguard.v1.Credential
+	6,  // 17: taskguard.v1.ECS.tags:type_name -> taskguard.v1.Tag
+	0,  // 18: taskguard.v1.Event.kind:type_name -> taskguard.v1.Kind
+	15, // 19: taskguard.v1.Event.file:type_name -> taskguard.v1.File
+	17, // 20: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
+	18, // 21: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
+	21, // 22: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
+	26, // 23: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	27, // 24: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	28, // 25: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	29, // 26: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	30, // 27: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	31, // 28: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	32, // 29: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	33, // 30: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	34, // 31: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	16, // 32: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
+	16, // 33: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
+	19, // 34: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
+	20, // 35: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
+	0,  // 36: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
+	25, // 37: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	24, // 38: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	22, // 39: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
+	23, // 40: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
+	6,  // 41: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
+	0,  // 42: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 43: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	16, // 44: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	36, // 45: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 46: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -4322,7 +4473,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

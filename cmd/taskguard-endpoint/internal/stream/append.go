@@ -79,7 +79,7 @@ func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool
 	return false, errors.New("others append the same agent's batches at the same time")
 }
 
-// prepare does what must be done before a batch is stored: what it tells of earlier containers is stored first, as
+// prepare does what must be done before a batch is stored: what it tells of earlier events is stored first, as
 // nobody would do it for a batch that is a repeat.
 func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
 	var fs syscall.Statfs_t
@@ -89,7 +89,7 @@ func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
 	if free := int64(fs.Bavail) * fs.Bsize; free < s.cfg.MinFree {
 		return fmt.Errorf("%w: %d bytes free in %s, want %d", ErrDiskFull, free, s.cfg.Dir, s.cfg.MinFree)
 	}
-	return s.putDescriptions(ctx, h.ID.Agent, h.Updates)
+	return s.putUpdates(ctx, h.ID.Agent, &h.Updates)
 }
 
 // publish stores a frame if the last message of its subject is the one with sequence number last, which JetStream

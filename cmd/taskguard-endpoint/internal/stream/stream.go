@@ -28,14 +28,14 @@ import (
 const DefaultMaxBytes = 10 << 30
 
 const (
-	batchStream     = "BATCHES"
-	containerStream = "CONTAINERS"
+	batchStream  = "BATCHES"
+	updateStream = "UPDATES"
 
 	// maxMessage is the largest message: a frame and its headers.
 	maxMessage = batch.MaxCompressed + 4<<10
-	// maxContainerBytes bounds the descriptions of containers: about 100,000 of them.
-	maxContainerBytes = 64 << 20
-	watchEvery        = time.Minute
+	// maxUpdateBytes bounds what was learnt later: about 100,000 descriptions of containers.
+	maxUpdateBytes = 64 << 20
+	watchEvery     = time.Minute
 )
 
 var (
@@ -70,17 +70,17 @@ type Config struct {
 
 // Store is the log. Its methods may be called from several goroutines. Make one with Open.
 type Store struct {
-	cfg        Config
-	log        *slog.Logger
-	lock       *os.File
-	server     *server.Server
-	conn       *nats.Conn
-	js         jetstream.JetStream
-	batches    jetstream.Stream
-	containers jetstream.Stream
-	codec      *batch.Codec
-	marks      *marks
-	dir        *dirSyncer
+	cfg     Config
+	log     *slog.Logger
+	lock    *os.File
+	server  *server.Server
+	conn    *nats.Conn
+	js      jetstream.JetStream
+	batches jetstream.Stream
+	updates jetstream.Stream
+	codec   *batch.Codec
+	marks   *marks
+	dir     *dirSyncer
 
 	failed   chan struct{}
 	failOnce sync.Once
@@ -100,7 +100,7 @@ type Status struct {
 	Newest   time.Time `json:"newest,omitzero"`    // when the newest was
 	Stored   uint64    `json:"stored"`             // batches ever stored
 	Discard  uint64    `json:"discarded"`          // of which the limits have discarded
-	Unjoined uint64    `json:"unjoined,omitempty"` // container descriptions not indexed since start: unusable, too many
+	Unjoined uint64    `json:"unjoined,omitempty"` // updates not indexed since start: unusable, too many
 }
 
 // Open opens the log in cfg.Dir, making it unless cfg.ReadOnly. It returns an error that is ErrLocked when another
@@ -219,13 +219,13 @@ func (s *Store) openStreams(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open batches: %w", err)
 	}
-	s.containers, err = open(ctx, jetstream.StreamConfig{
-		Name: containerStream, Subjects: []string{containerSubjects}, Storage: jetstream.FileStorage,
-		Discard: jetstream.DiscardOld, MaxBytes: maxContainerBytes, MaxAge: s.cfg.MaxAge, MaxMsgsPerSubject: 1,
-		MaxMsgSize: maxDescription + 4<<10, AllowDirect: true,
+	s.updates, err = open(ctx, jetstream.StreamConfig{
+		Name: updateStream, Subjects: updateSubjects(), Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardOld, MaxBytes: maxUpdateBytes, MaxAge: s.cfg.MaxAge, MaxMsgsPerSubject: 1,
+		MaxMsgSize: maxUpdate + 4<<10, AllowDirect: true,
 	})
 	if err != nil {
-		return fmt.Errorf("open containers: %w", err)
+		return fmt.Errorf("open updates: %w", err)
 	}
 	return nil
 }

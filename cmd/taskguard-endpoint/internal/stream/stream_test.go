@@ -54,7 +54,7 @@ func newBatch(
 			PID: uint32(i + 1), Start: uint64(i + 1), Snapshot: uint64(i + 1), Name: name, Container: container,
 		}})
 	}
-	h := batch.Header{ID: id, Host: event.Host{Hostname: "h"}, Updates: updates}
+	h := batch.Header{ID: id, Host: event.Host{Hostname: "h"}, Updates: batch.Updates{Containers: updates}}
 	return testBatch{h, codec.Compress(nil, b.Seal(nil, h, batch.Late{}))}
 }
 
@@ -156,7 +156,7 @@ func TestMarksOnlyRise(t *testing.T) {
 // Several appends of the same batches, also by a second store that shares the log but not the memory.
 func TestConcurrentAppendsStoreOnce(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
-	replica := &Store{cfg: s.cfg, log: s.log, server: s.server, js: s.js, batches: s.batches, containers: s.containers,
+	replica := &Store{cfg: s.cfg, log: s.log, server: s.server, js: s.js, batches: s.batches, updates: s.updates,
 		marks: newMarks(10), dir: s.dir, failed: make(chan struct{})}
 	const sequences, appends = 20, 8
 	for seq := range uint64(sequences) {
@@ -329,7 +329,7 @@ func TestContainersDescribedLaterAreJoined(t *testing.T) {
 	described := event.Container{ID: "c0ffee", Name: "web", Image: "nginx", ECS: &event.ECS{Cluster: "prod"}}
 	hostile := []event.Container{
 		{ID: "a.*.>", Name: "x"}, {ID: "", Name: "x"}, {ID: strings.Repeat("a", 129), Name: "x"},
-		{ID: "big", Name: strings.Repeat("x", maxDescription)},
+		{ID: "big", Name: strings.Repeat("x", maxUpdate)},
 	}
 	newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 1}, pending, nil, "a", "b").appendTo(t, s)
 	newBatch(t, batch.ID{Agent: agentB, Epoch: 1, Sequence: 1}, pending, nil, "other").appendTo(t, s)
@@ -366,7 +366,7 @@ func TestUpdatesOfOneBatchAreBounded(t *testing.T) {
 	}
 	newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 1}, nil, updates, "x").appendTo(t, s)
 	equal(t, "not indexed", s.unjoined.Load(), 7)
-	info, err := s.containers.Info(t.Context())
+	info, err := s.updates.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -484,7 +484,7 @@ func FuzzContainerSubjects(f *testing.F) {
 		f.Add(id)
 	}
 	f.Fuzz(func(t *testing.T, id string) {
-		subject := descriptionSubject(agentA, id)
+		subject := containerSubject(agentA, id)
 		tokens := strings.Split(subject, ".")
 		safe := len(tokens) == 4 && tokens[3] != "" && !strings.ContainsAny(subject, "*> \t\r\n") && len(id) <= 128
 		if validContainerID(id) && !safe {
