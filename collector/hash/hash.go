@@ -23,14 +23,14 @@ type Config struct {
 	ProcRoot       string        // /proc
 	MaxBytes       int64         // 64 MiB: of a file
 	BytesPerSecond int64         // 16 MiB: how much is read, beyond MaxBytes at once
-	MaxWaiting     int           // 1,024: files that wait to be read
+	MaxWaiting     int           // 1,024: files that wait to be read, and as many that can wait for longer
 	MaxWait        time.Duration // 30 s: for how long
 	MaxKnown       int           // 4,096: files remembered
 	MaxContainers  int           // 1,024: containers whose processes are remembered, to see their files through
 }
 
 const (
-	maxReaders = 4               // files that are read at a time: a file system may never answer
+	maxReaders = 4               // fresh files that are read at a time: a file system may never answer
 	retryAfter = 5 * time.Second // before a file that was not found is looked for again
 	maxUpdates = 8192            // digests that nobody fetched yet
 	maxViews   = 4               // processes through which a file is looked for, of each container and of ancestors
@@ -44,9 +44,9 @@ const dropped event.HashState = "dropped"
 
 // Hasher reads files. Make one with New, and have Run running. Its methods may be called from several goroutines.
 type Hasher struct {
-	cfg    Config
-	queue  chan *request
-	budget budget
+	cfg Config
+	// fresh are what is used just now, and soon may be gone; settled are what ran when the agent began to look.
+	fresh, settled lane
 
 	mu      sync.Mutex
 	known   map[event.FileVersion]result
@@ -55,6 +55,12 @@ type Hasher struct {
 	updates []event.FileDigest
 	verity  map[string]string // SHA-256 by fs-verity digest
 	stats   Stats
+}
+
+// lane is a queue with a budget of its own: what waits in one keeps nothing in the other waiting.
+type lane struct {
+	queue  chan *request
+	budget *budget
 }
 
 // result is what came of a file.
@@ -80,6 +86,7 @@ type request struct {
 	device    event.Device
 	inode     uint64
 	container string
+	settled   bool  // the process ran before
 	views     views // processes that may see it, besides others of the container
 	asked     time.Time
 	given     bool // Digest said that it is pending; guarded by Hasher.mu
@@ -105,13 +112,21 @@ func New(cfg Config) *Hasher {
 	setDefault(&cfg.MaxKnown, 4096)
 	setDefault(&cfg.MaxContainers, 1024)
 	return &Hasher{
-		cfg: cfg, queue: make(chan *request, cfg.MaxWaiting),
-		budget:  budget{perSecond: cfg.BytesPerSecond, most: cfg.MaxBytes, left: cfg.MaxBytes, then: time.Now()},
+		cfg:     cfg,
+		fresh:   newLane(cfg, cfg.BytesPerSecond*3/4),
+		settled: newLane(cfg, cfg.BytesPerSecond/4),
 		known:   make(map[event.FileVersion]result),
 		waiting: make(map[event.FileVersion]*request),
 		views:   make(map[string]*views),
 		verity:  make(map[string]string),
 		stats:   make(Stats),
+	}
+}
+
+func newLane(cfg Config, bytesPerSecond int64) lane {
+	return lane{
+		queue:  make(chan *request, cfg.MaxWaiting),
+		budget: &budget{perSecond: bytesPerSecond, most: cfg.MaxBytes, left: cfg.MaxBytes, then: time.Now()},
 	}
 }
 
@@ -125,8 +140,9 @@ func setDefault[T comparable](field *T, value T) {
 // Run reads files until ctx is done. It does not wait for those that a file system does not answer about.
 func (h *Hasher) Run(ctx context.Context) {
 	for range maxReaders {
-		go h.work(ctx)
+		go h.work(ctx, h.fresh)
 	}
+	go h.work(ctx, h.settled)
 	<-ctx.Done()
 }
 
@@ -139,7 +155,10 @@ func (h *Hasher) Note(p *event.Process) {
 	defer h.mu.Unlock()
 	h.see(containerOf(p.Container), p.PID)
 	if h.wants(p.ExeVersion) {
-		h.enqueue(&request{version: p.ExeVersion, path: p.Exe, device: p.ExeDevice, inode: p.ExeInode}, p)
+		// Of one whose creation was not seen nobody knows how long it has run.
+		h.enqueue(&request{
+			version: p.ExeVersion, path: p.Exe, device: p.ExeDevice, inode: p.ExeInode, settled: p.Partial,
+		}, p)
 	}
 }
 
@@ -209,8 +228,12 @@ func (h *Hasher) enqueue(r *request, p *event.Process) {
 	for n := 0; p != nil && n < maxViews; p, n = p.Parent, n+1 {
 		r.views[n] = p.PID
 	}
+	queue := h.fresh.queue
+	if r.settled {
+		queue = h.settled.queue
+	}
 	select {
-	case h.queue <- r:
+	case queue <- r:
 		h.waiting[r.version] = r
 	default:
 		h.remember(r.version, event.Digest{HashState: event.HashRateLimited})
@@ -262,13 +285,13 @@ func (h *Hasher) Stats() Stats {
 }
 
 // work reads one file after another.
-func (h *Hasher) work(ctx context.Context) {
+func (h *Hasher) work(ctx context.Context, from lane) {
 	beIdle()
 	r := reader{procRoot: h.cfg.ProcRoot}
 	for {
 		select {
-		case next := <-h.queue:
-			h.settle(next, h.read(ctx, &r, next))
+		case next := <-from.queue:
+			h.settle(next, h.read(ctx, &r, next, from.budget))
 		case <-ctx.Done():
 			return
 		}
@@ -303,7 +326,7 @@ func (h *Hasher) through(r *request) []uint32 {
 }
 
 // read returns the digest of a file, or why there is none.
-func (h *Hasher) read(ctx context.Context, r *reader, wanted *request) (d event.Digest) {
+func (h *Hasher) read(ctx context.Context, r *reader, wanted *request, budget *budget) (d event.Digest) {
 	file, err := r.find(wanted, h.through(wanted))
 	if err != nil {
 		d.HashState = stateOf(err)
@@ -318,7 +341,7 @@ func (h *Hasher) read(ctx context.Context, r *reader, wanted *request) (d event.
 		d.HashState = event.HashTooLarge
 		return d
 	}
-	if !h.budget.wait(ctx, int64(wanted.version.Size), h.cfg.MaxWait-time.Since(wanted.asked)) {
+	if !budget.wait(ctx, int64(wanted.version.Size), h.cfg.MaxWait-time.Since(wanted.asked)) {
 		d.HashState = event.HashRateLimited
 		return d
 	}

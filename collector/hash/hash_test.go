@@ -243,7 +243,7 @@ func TestDigestOfChangingFile(t *testing.T) {
 	// The writer may be late to get the CPU.
 	for i, deadline := 0, time.Now().Add(time.Minute); i < 20 || states[event.HashChanged] == 0 && time.Now().Before(deadline); i++ {
 		p := process(t, path)
-		d := h.read(t.Context(), r, &request{version: p.ExeVersion, path: path, device: p.ExeDevice, inode: p.ExeInode, asked: time.Now()})
+		d := h.read(t.Context(), r, &request{version: p.ExeVersion, path: path, device: p.ExeDevice, inode: p.ExeInode, asked: time.Now()}, h.fresh.budget)
 		states[d.HashState]++
 		if d.HashState == "" && !valid[d.SHA256] || d.HashState != "" && d.HashState != event.HashChanged {
 			t.Errorf("digest %+v", d)
@@ -331,6 +331,28 @@ func TestWaitingIsBounded(t *testing.T) {
 			t.Errorf("%d containers and %d files, want 3 and 2", len(h.views), len(h.waiting))
 		}
 	})
+}
+
+// Law: what ran before the agent, however much of it, does not keep waiting what may soon be gone.
+func TestFreshFilesDoNotWait(t *testing.T) {
+	dir := realDir(t)
+	h := New(Config{MaxBytes: 1000, BytesPerSecond: 40, MaxWait: time.Hour})
+	var last event.FileVersion
+	for i := range 10 {
+		p := process(t, write(t, filepath.Join(dir, fmt.Sprint(i)), fmt.Sprintf("%900d", i)))
+		p.Partial = true
+		h.Note(p)
+		last = p.ExeVersion
+	}
+	run(t, h)
+	p := process(t, write(t, filepath.Join(dir, "fresh"), "fresh"))
+	h.Note(p)
+	if got := settled(t, h, p.ExeVersion); got.SHA256 != sumOf("fresh") {
+		t.Errorf("digest %+v", got)
+	}
+	if d := h.Digest(last); d.HashState != event.HashPending {
+		t.Errorf("digest %+v of a file that has to wait for minutes: the test shows nothing", d)
+	}
 }
 
 // What was not found is looked for again, after a while, when it is used again; a digest is not.
