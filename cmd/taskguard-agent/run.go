@@ -159,7 +159,7 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	background.Wait()
 	l := a.sender.Ledger()
 	log.Info("stopped", "observed", l.Observed, "acked", l.Acked, "spooled", l.Spooled, "lost", l.Lost,
-		"hashes", a.hasher.Stats())
+		"files", a.hasher.Stats())
 	return errors.Join(err, sendErr, a.state.stop())
 }
 

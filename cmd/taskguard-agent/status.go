@@ -16,6 +16,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/hash"
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/sender"
 )
@@ -50,7 +51,9 @@ type status struct {
 		Connected bool   `json:"connected"` // the ECS agent answers
 		Reason    string `json:"reason,omitempty"`
 	} `json:"ecs"`
-	Processes process.Stats `json:"processes"`
+	Processes process.Stats         `json:"processes"`
+	Accounts  process.AccountsStats `json:"accounts"`
+	Files     hash.Stats            `json:"files"` // by what came of their digests
 }
 
 // status describes this moment.
@@ -76,7 +79,7 @@ func (a *agent) status() status {
 	s.Containers.Connected, s.Containers.Reason = a.tracker.State()
 	s.Containers.Stats = a.tracker.Stats()
 	s.ECS.Connected, s.ECS.Reason = a.tracker.ECSState()
-	s.Processes = a.table.Stats()
+	s.Processes, s.Accounts, s.Files = a.table.Stats(), a.accounts.Stats(), a.hasher.Stats()
 	return s
 }
 

@@ -11,7 +11,9 @@
 package hash
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -36,11 +38,14 @@ const (
 	maxViews   = 4               // processes through which a file is looked for, of each container and of ancestors
 )
 
-// Stats counts files by what came of them: "" is a digest. Updates that nobody fetched in time are "dropped".
-type Stats map[event.HashState]uint64
+// Stats counts files by what came of them: "ok" is a digest, else it is the HashState. Updates that nobody fetched in time
+// are "updates_dropped".
+type Stats map[string]uint64
 
-// dropped is the name of that count.
-const dropped event.HashState = "dropped"
+const (
+	countOK      = "ok"
+	countDropped = "updates_dropped"
+)
 
 // Hasher reads files. Make one with New, and have Run running. Its methods may be called from several goroutines.
 type Hasher struct {
@@ -242,7 +247,7 @@ func (h *Hasher) enqueue(r *request, p *event.Process) {
 
 // remember keeps what came of a file. h.mu is held.
 func (h *Hasher) remember(v event.FileVersion, d event.Digest) {
-	h.stats[d.HashState]++
+	h.stats[cmp.Or(string(d.HashState), countOK)]++
 	if _, again := h.known[v]; !again && len(h.known) >= h.cfg.MaxKnown {
 		evict(h.known)
 	}
@@ -277,11 +282,7 @@ func (h *Hasher) Updates() []event.FileDigest {
 func (h *Hasher) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	stats := make(Stats, len(h.stats))
-	for state, n := range h.stats {
-		stats[state] = n
-	}
-	return stats
+	return maps.Clone(h.stats)
 }
 
 // work reads one file after another.
@@ -308,7 +309,7 @@ func (h *Hasher) settle(r *request, d event.Digest) {
 		return
 	}
 	if len(h.updates) >= maxUpdates {
-		h.stats[dropped]++
+		h.stats[countDropped]++
 		return
 	}
 	h.updates = append(h.updates, event.FileDigest{Version: r.version, Digest: d})

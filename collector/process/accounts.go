@@ -29,6 +29,7 @@ type Accounts struct {
 
 	mu     sync.Mutex
 	places map[string]*place // by container id; "" is the host
+	names  int               // in all of them
 	stats  AccountsStats
 }
 
@@ -37,11 +38,13 @@ type AccountsConfig struct {
 	ProcRoot  string // /proc
 	MaxPlaces int    // 4,096: containers
 	MaxNames  int    // 4,096: of a container, users and groups each
+	MaxTotal  int    // 131,072: of all containers
 }
 
-// AccountsStats counts since NewAccounts, but for the first, which is as of now.
+// AccountsStats counts since NewAccounts, but for the first two, which are as of now.
 type AccountsStats struct {
 	Places   int    `json:"places"`
+	Names    int    `json:"names"`
 	Read     uint64 `json:"read"`     // times that the files of a place were read
 	Vanished uint64 `json:"vanished"` // times that the process had gone by then
 	Failed   uint64 `json:"failed"`
@@ -76,6 +79,7 @@ func NewAccounts(cfg AccountsConfig) *Accounts {
 	setDefault(&cfg.ProcRoot, "/proc")
 	setDefault(&cfg.MaxPlaces, 4096)
 	setDefault(&cfg.MaxNames, 4096)
+	setDefault(&cfg.MaxTotal, 131072)
 	return &Accounts{cfg: cfg, queue: make(chan view, maxViews), places: make(map[string]*place)}
 }
 
@@ -87,7 +91,7 @@ func (a *Accounts) Note(container string, pid uint32, start uint64) {
 	p, ok := a.places[container]
 	if !ok {
 		if len(a.places) >= a.cfg.MaxPlaces {
-			a.evict()
+			a.evict(container)
 		}
 		p = &place{}
 		a.places[container] = p
@@ -111,23 +115,20 @@ func (a *Accounts) want(p *place) {
 	}
 }
 
-// evict forgets any place but the host. a.mu is held.
-func (a *Accounts) evict() {
-	for container := range a.places {
-		if container != "" {
+// evict forgets any place but the host and one more; false when there is none. a.mu is held.
+func (a *Accounts) evict(but string) bool {
+	for container, p := range a.places {
+		if container != "" && container != but {
+			a.names -= p.names()
 			delete(a.places, container)
 			a.stats.Evicted++
-			return
+			return true
 		}
 	}
+	return false
 }
 
-// Forget forgets a container.
-func (a *Accounts) Forget(container string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.places, container)
-}
+func (p *place) names() int { return len(p.users) + len(p.groups) }
 
 // User returns the name of a user of a container, "" for the host; the name is empty when it is not known.
 func (a *Accounts) User(container string, id uint32) string {
@@ -158,7 +159,7 @@ func (a *Accounts) Stats() AccountsStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.stats
-	s.Places = len(a.places)
+	s.Places, s.Names = len(a.places), a.names
 	return s
 }
 
@@ -204,7 +205,10 @@ func (a *Accounts) learn(v view) {
 		p.readAt = time.Now()
 	default:
 		a.stats.Read++
+		a.names += len(users) + len(groups) - p.names()
 		p.users, p.groups, p.readAt = users, groups, time.Now()
+		for a.names > a.cfg.MaxTotal && a.evict(v.container) {
+		}
 	}
 }
 

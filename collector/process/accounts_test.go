@@ -96,10 +96,6 @@ func TestAccounts(t *testing.T) {
 	if got := a.Group("c2", 1000); got != "" {
 		t.Errorf("group of a container without groups is %q", got)
 	}
-	a.Forget("c2")
-	if got := a.User("c2", 1000); got != "" {
-		t.Errorf("forgotten, and still %q", got)
-	}
 }
 
 // A container cannot have a file of the host read, nor a device, nor anything that blocks.
@@ -191,5 +187,25 @@ func TestAccountsAreBounded(t *testing.T) {
 	a.learn(view{"", 1, 0})
 	if n := len(a.places[""].users); n != 10 {
 		t.Errorf("%d names", n)
+	}
+}
+
+// Containers full of users push each other out, and never the host.
+func TestAccountsOfAllAreBounded(t *testing.T) {
+	proc := t.TempDir()
+	fakeRoot(t, proc, 1, 0, map[string]string{"etc/passwd": "a:x:1:\nb:x:2:\n", "etc/group": "c:x:1:\n"})
+	a := NewAccounts(AccountsConfig{ProcRoot: proc, MaxTotal: 10})
+	for _, container := range []string{"", "1", "2", "3", "4", "5"} {
+		a.Note(container, 1, 0)
+		a.learn(<-a.queue)
+		wantUser(t, a, container, 2, "b")
+	}
+	wantUser(t, a, "", 1, "a")
+	names := 0
+	for _, p := range a.places {
+		names += p.names()
+	}
+	if s := a.Stats(); s.Names != 9 || s.Names != names || s.Evicted != 3 {
+		t.Errorf("%+v, %d names", s, names)
 	}
 }

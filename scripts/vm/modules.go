@@ -13,7 +13,7 @@ import (
 
 // loaded are the modules that the machine loads before the tests, in the kernels that do not have them built in. A
 // test may load testModule.
-func loaded() []string { return []string{"virtio_pci", "virtio_console", "overlay"} }
+func loaded() []string { return []string{"virtio_pci", "virtio_console", "overlay", "loop", "ext4"} }
 
 const testModule = "dummy"
 

@@ -43,7 +43,7 @@ func (p packages) kernel(ctx context.Context, k kernel) (string, error) {
 func (p packages) userland(ctx context.Context, arch string) (string, error) {
 	return p.unpacked(ctx, "userland-"+userlandSuite+"-"+arch, func(apt apt) error {
 		return apt.run(ctx, "apt-get", "install", "-y", "--download-only", "--no-install-recommends",
-			"auditd", "busybox-static", "coreutils", "dash")
+			"auditd", "busybox-static", "coreutils", "dash", "e2fsprogs")
 	}, userlandSuite, arch)
 }
 
