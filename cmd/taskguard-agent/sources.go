@@ -40,7 +40,9 @@ type sourceNeeds struct {
 
 // observable are the kinds that sources observe: all but the agent's own.
 func observable() []event.Kind {
-	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return strings.HasPrefix(k.String(), "agent.") })
+	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool {
+		return strings.HasPrefix(k.String(), "agent.") || strings.HasPrefix(k.String(), "container.")
+	})
 }
 
 // idle are no sources: nothing is to be observed.

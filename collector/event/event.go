@@ -27,9 +27,9 @@ type Event struct {
 	Container *Container `json:"container,omitempty"`
 	Host      *Host      `json:"host,omitempty"`
 
-	// The kind's own fields: at most one of these. It is named by the first word of the kind, or for the process
-	// kinds, as Process says who did it, by the second. Exec and exit have theirs in Process; an exec that failed has
-	// the file that was to be run in File.
+	// The kind's own fields: at most one of these. It is named by the first word of the kind, or for the process and
+	// container kinds, as Process says who did it and Container to what, by the second. process.exec and process.exit
+	// have theirs in Process; an exec that failed has the file that was to be run in File.
 	File      *File      `json:"file,omitempty"`
 	Net       *Net       `json:"net,omitempty"`
 	DNS       *DNS       `json:"dns,omitempty"`
@@ -43,6 +43,8 @@ type Event struct {
 	Module    *Module    `json:"module,omitempty"`
 	BPF       *BPF       `json:"bpf,omitempty"`
 	IOUring   *IOUring   `json:"iouring,omitempty"`
+	Exec      *Exec      `json:"exec,omitempty"` // container.exec
+	Stop      *Stop      `json:"stop,omitempty"` // container.stop
 }
 
 // Host is the machine, by the best identity it could give.
@@ -93,7 +95,7 @@ type Dropped struct {
 type SourceState struct {
 	Kind Kind `json:"kind"`
 	// Via is how the kind is observed: "ebpf/fentry", "ebpf/kprobe", "ebpf/tracepoint", "ebpf/cgroup", "audit/unicast",
-	// "audit/multicast", "replay", "agent" or "off".
+	// "audit/multicast", "docker", "replay", "agent" or "off".
 	Via     string `json:"via"`
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"`

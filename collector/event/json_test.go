@@ -126,6 +126,9 @@ func TestAbsentMeansUnknown(t *testing.T) {
 		{&event.Module{}, `{"call":""}`},
 		{&event.BPF{}, `{"type":"BPF_PROG_TYPE_UNSPEC"}`},
 		{&event.IOUring{}, `{"entries":0}`},
+		{&event.Exec{}, `{}`},
+		{&event.Stop{}, `{}`},
+		{&event.Stop{ExitCode: event.Some[uint32](0)}, `{"exit_code":0}`},
 		{&event.Dropped{}, `{"kind":"kind(0)","count":0}`},
 		{&event.SourceState{}, `{"kind":"kind(0)","via":"","healthy":false}`},
 		{&event.Process{

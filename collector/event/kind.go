@@ -56,8 +56,13 @@ const (
 
 	AgentThrottle Kind = 37 // a cgroup began, or ceased, to make more events than it may
 
+	ContainerCreate Kind = 38 // the container engine made a container
+	ContainerStart  Kind = 39 // the container engine started a container, the first time or again
+	ContainerExec   Kind = 40 // the container engine was told to start a program in a container that runs
+	ContainerStop   Kind = 41 // a container ended, whoever ended it
+
 	// KindCount is one more than the highest Kind: the length of an array indexed by Kind.
-	KindCount = 38
+	KindCount = 42
 )
 
 var kindNames = [KindCount]string{
@@ -73,7 +78,9 @@ var kindNames = [KindCount]string{
 	MemoryVMWrite: "memory.vm_write", MemoryMemfd: "memory.memfd", MemoryUserfaultfd: "memory.userfaultfd",
 	ModuleLoad: "module.load", BPFLoad: "bpf.load", IOUringSetup: "iouring.setup",
 	NetSocket: "net.socket", NetAccept: "net.accept", NetBind: "net.bind", NetListen: "net.listen", NetSend: "net.send",
-	AgentThrottle: "agent.throttle",
+	AgentThrottle:   "agent.throttle",
+	ContainerCreate: "container.create", ContainerStart: "container.start", ContainerExec: "container.exec",
+	ContainerStop: "container.stop",
 }
 
 // Kinds returns every kind in the order of their numbers.

@@ -57,7 +57,7 @@ const dim = "\x1b[2m"
 // groupColors has the colours of what needs no other one, by the first word of its kind.
 var groupColors = map[string]string{
 	"process": "\x1b[1m", "memory": "\x1b[1m", "module": "\x1b[1m", "bpf": "\x1b[1m", "iouring": "\x1b[1m",
-	"file": "\x1b[34m", "fs": "\x1b[34m", "net": "\x1b[36m", "dns": "\x1b[35m", "agent": dim,
+	"file": "\x1b[34m", "fs": "\x1b[34m", "net": "\x1b[36m", "dns": "\x1b[35m", "container": "\x1b[32m", "agent": dim,
 }
 
 func colorOf(e *Event) string {

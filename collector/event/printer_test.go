@@ -139,6 +139,15 @@ func shown() []event.Event {
 		{Kind: event.NetBind, Process: shell, Net: &event.Net{Socket: event.Socket{Family: event.Packet}}},
 		{Kind: event.NetListen, Process: shell, Net: &event.Net{Socket: both, Backlog: 128}},
 		{Kind: event.NetSend, Process: shell, Net: &event.Net{Socket: udp}},
+		{Kind: event.ContainerCreate, Container: &event.Container{ID: "x", Name: "web-1", Image: "shop:1" + hostile}},
+		{Kind: event.ContainerStart, Container: web},
+		{Kind: event.ContainerExec, Container: web, Exec: &event.Exec{
+			ExecID: "0f", Command: event.NewArgv([]string{"sh", "-c", hostile}), User: hostile, Privileged: true}},
+		{Kind: event.ContainerExec, Container: web, Exec: &event.Exec{Command: "id\x00"}},
+		{Kind: event.ContainerStop, Container: web, Stop: &event.Stop{
+			ExitCode: event.Some[uint32](137), Signal: 9, OOMKilled: true}},
+		{Kind: event.ContainerStop, Container: web, Stop: &event.Stop{ExitCode: event.Some[uint32](0)}},
+		{Kind: event.ContainerStop, Container: web, Stop: &event.Stop{}},
 		{Kind: event.AgentThrottle, Container: web, Agent: &event.Agent{Phase: "start", Cgroup: "/docker/" + hostile}},
 		{Kind: event.AgentThrottle, Agent: &event.Agent{Phase: "stop", Cgroup: "/", Dropped: []event.Dropped{
 			{Kind: event.FileOpen, Count: 1200}, {Kind: event.MemoryMap, Count: 1}}}},

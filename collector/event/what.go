@@ -54,8 +54,14 @@ func deed(e *Event) string {
 		return words(b.Type.String(), Escape(b.Name), count(b.Instructions, "%d instructions"), count(b.ProgramID, "id %d"))
 	case e.IOUring != nil:
 		return words(fmt.Sprintf("%d entries", e.IOUring.Entries), bits(e.IOUring.Flags))
+	case e.Exec != nil:
+		return execText(e.Exec)
+	case e.Stop != nil:
+		return stopText(e.Stop)
 	case e.Process != nil:
 		return processText(e)
+	case e.Container != nil:
+		return Escape(e.Container.Image)
 	}
 	return ""
 }
@@ -191,14 +197,44 @@ func processText(e *Event) string {
 		}
 		return ""
 	}
-	args := make([]string, 0, 8)
-	for _, arg := range p.Args.Split() {
-		args = append(args, Escape(arg))
-	}
+	args := argsText(p.Args)
 	if p.ExeUpperLayer {
-		args = append(args, upper(true))
+		args += " " + upper(true)
 	}
-	return Escape(p.Exe) + "  " + strings.Join(args, " ")
+	return Escape(p.Exe) + "  " + args
+}
+
+func argsText(args Argv) string {
+	list := args.Split()
+	for i, arg := range list {
+		list[i] = Escape(arg)
+	}
+	return strings.Join(list, " ")
+}
+
+func execText(x *Exec) string {
+	s := argsText(x.Command)
+	if x.User != "" {
+		s += " (user " + Escape(x.User) + ")"
+	}
+	if x.Privileged {
+		s += " (privileged)"
+	}
+	return s
+}
+
+func stopText(s *Stop) string {
+	var parts []string
+	if s.ExitCode.Known {
+		parts = append(parts, known(s.ExitCode, "exit %d"))
+	}
+	if s.Signal != 0 {
+		parts = append(parts, "signal "+strconv.Itoa(int(s.Signal)))
+	}
+	if s.OOMKilled {
+		parts = append(parts, "OOM-killed")
+	}
+	return strings.Join(parts, ", ")
 }
 
 func dnsText(d *DNS) string {

@@ -7,7 +7,7 @@ import (
 	"github.com/taskguard/taskguard/sender/batch/batchpb"
 )
 
-// Each group of the kernel's activity: how it is encoded, and below it how it is decoded.
+// Each group of activity: how it is encoded, and below it how it is decoded.
 
 func (b *Builder) setID(s *event.SetID) []byte {
 	m := b.appendRef(b.nested[:0], 1, s.Call)
@@ -179,6 +179,40 @@ func (b *Builder) iouring(u *event.IOUring) []byte {
 
 func iouringOf(m *batchpb.IOUring) *event.IOUring {
 	return &event.IOUring{Entries: m.Entries, Flags: event.IOUringFlags(m.Flags), Unverified: m.Unverified}
+}
+
+func (b *Builder) exec(x *event.Exec) []byte {
+	m := b.appendRef(b.nested[:0], 1, x.ExecID)
+	m = b.appendRef(m, 2, string(x.Command))
+	m = b.appendRef(m, 3, x.User)
+	m = appendBool(m, 4, x.Privileged)
+	m = appendBool(m, 5, x.Unverified)
+	m = appendBool(m, 6, x.Truncated)
+	b.nested = m
+	return m
+}
+
+func (d *decoder) exec(m *batchpb.Exec) *event.Exec {
+	return &event.Exec{
+		ExecID: d.str(m.ExecId), Command: event.Argv(d.str(m.Command)), User: d.str(m.User), Privileged: m.Privileged,
+		Unverified: m.Unverified, Truncated: m.Truncated,
+	}
+}
+
+func (b *Builder) stop(s *event.Stop) []byte {
+	m := appendOptional(b.nested[:0], 1, s.ExitCode)
+	m = appendUint(m, 2, uint64(s.Signal))
+	m = appendBool(m, 3, s.OOMKilled)
+	m = appendFixed(m, 4, unixNano(s.StartedAt))
+	b.nested = m
+	return m
+}
+
+func stopOf(m *batchpb.Stop) *event.Stop {
+	return &event.Stop{
+		ExitCode: optional[uint32](m.ExitCode), Signal: uint8(m.Signal), OOMKilled: m.OomKilled,
+		StartedAt: unixTime(m.StartedAt),
+	}
 }
 
 // optional is the inverse of appendOptional.

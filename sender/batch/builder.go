@@ -152,6 +152,10 @@ func (b *Builder) appendGroup(m []byte, e *event.Event) []byte {
 		return appendMessage(m, 19, b.bpf(e.BPF))
 	case e.IOUring != nil:
 		return appendMessage(m, 20, b.iouring(e.IOUring))
+	case e.Exec != nil:
+		return appendMessage(m, 21, b.exec(e.Exec))
+	case e.Stop != nil:
+		return appendMessage(m, 22, b.stop(e.Stop))
 	}
 	return m
 }

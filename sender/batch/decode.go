@@ -250,6 +250,10 @@ func (d *decoder) group(out *event.Event, e *batchpb.Event) {
 		out.BPF = d.bpf(e.Bpf)
 	case e.Iouring != nil:
 		out.IOUring = iouringOf(e.Iouring)
+	case e.Exec != nil:
+		out.Exec = d.exec(e.Exec)
+	case e.Stop != nil:
+		out.Stop = stopOf(e.Stop)
 	}
 }
 

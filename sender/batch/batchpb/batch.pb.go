@@ -72,6 +72,10 @@ const (
 	Kind_NET_LISTEN         Kind = 35
 	Kind_NET_SEND           Kind = 36
 	Kind_AGENT_THROTTLE     Kind = 37
+	Kind_CONTAINER_CREATE   Kind = 38
+	Kind_CONTAINER_START    Kind = 39
+	Kind_CONTAINER_EXEC     Kind = 40
+	Kind_CONTAINER_STOP     Kind = 41
 )
 
 // Enum value maps for Kind.
@@ -115,6 +119,10 @@ var (
 		35: "NET_LISTEN",
 		36: "NET_SEND",
 		37: "AGENT_THROTTLE",
+		38: "CONTAINER_CREATE",
+		39: "CONTAINER_START",
+		40: "CONTAINER_EXEC",
+		41: "CONTAINER_STOP",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":   0,
@@ -155,6 +163,10 @@ var (
 		"NET_LISTEN":         35,
 		"NET_SEND":           36,
 		"AGENT_THROTTLE":     37,
+		"CONTAINER_CREATE":   38,
+		"CONTAINER_START":    39,
+		"CONTAINER_EXEC":     40,
+		"CONTAINER_STOP":     41,
 	}
 )
 
@@ -1723,6 +1735,8 @@ type Event struct {
 	Module        *Module    `protobuf:"bytes,18,opt,name=module,proto3" json:"module,omitempty"`
 	Bpf           *BPF       `protobuf:"bytes,19,opt,name=bpf,proto3" json:"bpf,omitempty"`
 	Iouring       *IOUring   `protobuf:"bytes,20,opt,name=iouring,proto3" json:"iouring,omitempty"`
+	Exec          *Exec      `protobuf:"bytes,21,opt,name=exec,proto3" json:"exec,omitempty"` // container.exec
+	Stop          *Stop      `protobuf:"bytes,22,opt,name=stop,proto3" json:"stop,omitempty"` // container.stop
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1893,6 +1907,20 @@ func (x *Event) GetBpf() *BPF {
 func (x *Event) GetIouring() *IOUring {
 	if x != nil {
 		return x.Iouring
+	}
+	return nil
+}
+
+func (x *Event) GetExec() *Exec {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+func (x *Event) GetStop() *Stop {
+	if x != nil {
+		return x.Stop
 	}
 	return nil
 }
@@ -3778,6 +3806,158 @@ func (x *IOUring) GetUnverified() bool {
 	return false
 }
 
+type Exec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExecId        uint32                 `protobuf:"varint,1,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"` // -> strings
+	Command       uint32                 `protobuf:"varint,2,opt,name=command,proto3" json:"command,omitempty"`             // -> strings: each argument ended by a NUL byte
+	User          uint32                 `protobuf:"varint,3,opt,name=user,proto3" json:"user,omitempty"`                   // -> strings
+	Privileged    bool                   `protobuf:"varint,4,opt,name=privileged,proto3" json:"privileged,omitempty"`
+	Unverified    bool                   `protobuf:"varint,5,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	Truncated     bool                   `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exec) Reset() {
+	*x = Exec{}
+	mi := &file_batch_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exec) ProtoMessage() {}
+
+func (x *Exec) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exec.ProtoReflect.Descriptor instead.
+func (*Exec) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Exec) GetExecId() uint32 {
+	if x != nil {
+		return x.ExecId
+	}
+	return 0
+}
+
+func (x *Exec) GetCommand() uint32 {
+	if x != nil {
+		return x.Command
+	}
+	return 0
+}
+
+func (x *Exec) GetUser() uint32 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *Exec) GetPrivileged() bool {
+	if x != nil {
+		return x.Privileged
+	}
+	return false
+}
+
+func (x *Exec) GetUnverified() bool {
+	if x != nil {
+		return x.Unverified
+	}
+	return false
+}
+
+func (x *Exec) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type Stop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExitCode      uint64                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal        uint32                 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	OomKilled     bool                   `protobuf:"varint,3,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	StartedAt     uint64                 `protobuf:"fixed64,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // ns since 1970
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stop) Reset() {
+	*x = Stop{}
+	mi := &file_batch_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stop) ProtoMessage() {}
+
+func (x *Stop) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stop.ProtoReflect.Descriptor instead.
+func (*Stop) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Stop) GetExitCode() uint64 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Stop) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Stop) GetOomKilled() bool {
+	if x != nil {
+		return x.OomKilled
+	}
+	return false
+}
+
+func (x *Stop) GetStartedAt() uint64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
 type Ledger struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Observed      uint64                 `protobuf:"varint,1,opt,name=observed,proto3" json:"observed,omitempty"`
@@ -3788,7 +3968,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3800,7 +3980,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3813,7 +3993,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{34}
+	return file_batch_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -3842,7 +4022,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[35]
+	mi := &file_batch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3854,7 +4034,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[35]
+	mi := &file_batch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3867,7 +4047,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{35}
+	return file_batch_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Loss) GetStage() string {
@@ -4073,7 +4253,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x06digest\x18\x1a \x01(\rR\x06digest\x12\x1d\n" +
 	"\n" +
 	"exe_device\x18\x1b \x01(\rR\texeDevice\x12\x1b\n" +
-	"\texe_inode\x18\x1c \x01(\x04R\bexeInode\"\xf5\x05\n" +
+	"\texe_inode\x18\x1c \x01(\x04R\bexeInode\"\xc5\x06\n" +
 	"\x05Event\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x12R\x04time\x12\x16\n" +
@@ -4096,7 +4276,9 @@ const file_batch_proto_rawDesc = "" +
 	"\x06memory\x18\x11 \x01(\v2\x14.taskguard.v1.MemoryR\x06memory\x12,\n" +
 	"\x06module\x18\x12 \x01(\v2\x14.taskguard.v1.ModuleR\x06module\x12#\n" +
 	"\x03bpf\x18\x13 \x01(\v2\x11.taskguard.v1.BPFR\x03bpf\x12/\n" +
-	"\aiouring\x18\x14 \x01(\v2\x15.taskguard.v1.IOUringR\aiouring\"\x94\x03\n" +
+	"\aiouring\x18\x14 \x01(\v2\x15.taskguard.v1.IOUringR\aiouring\x12&\n" +
+	"\x04exec\x18\x15 \x01(\v2\x12.taskguard.v1.ExecR\x04exec\x12&\n" +
+	"\x04stop\x18\x16 \x01(\v2\x12.taskguard.v1.StopR\x04stop\"\x94\x03\n" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\rR\x04path\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x16\n" +
@@ -4297,7 +4479,25 @@ const file_batch_proto_rawDesc = "" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\x12\x1e\n" +
 	"\n" +
 	"unverified\x18\x03 \x01(\bR\n" +
-	"unverified\"L\n" +
+	"unverified\"\xab\x01\n" +
+	"\x04Exec\x12\x17\n" +
+	"\aexec_id\x18\x01 \x01(\rR\x06execId\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\rR\acommand\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\rR\x04user\x12\x1e\n" +
+	"\n" +
+	"privileged\x18\x04 \x01(\bR\n" +
+	"privileged\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x05 \x01(\bR\n" +
+	"unverified\x12\x1c\n" +
+	"\ttruncated\x18\x06 \x01(\bR\ttruncated\"y\n" +
+	"\x04Stop\x12\x1b\n" +
+	"\texit_code\x18\x01 \x01(\x04R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1d\n" +
+	"\n" +
+	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x04 \x01(\x06R\tstartedAt\"L\n" +
 	"\x06Ledger\x12\x1a\n" +
 	"\bobserved\x18\x01 \x01(\x04R\bobserved\x12&\n" +
 	"\x04lost\x18\x02 \x03(\v2\x12.taskguard.v1.LossR\x04lost\"p\n" +
@@ -4305,7 +4505,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12&\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x12.taskguard.v1.KindR\x04kind\x12\x14\n" +
-	"\x05count\x18\x04 \x01(\x04R\x05count*\xa1\x05\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count*\xf4\x05\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROCESS_EXEC\x10\x01\x12\x10\n" +
@@ -4352,7 +4552,11 @@ const file_batch_proto_rawDesc = "" +
 	"\n" +
 	"NET_LISTEN\x10#\x12\f\n" +
 	"\bNET_SEND\x10$\x12\x12\n" +
-	"\x0eAGENT_THROTTLE\x10%B5Z3github.com/taskguard/taskguard/sender/batch/batchpbb\x06proto3"
+	"\x0eAGENT_THROTTLE\x10%\x12\x14\n" +
+	"\x10CONTAINER_CREATE\x10&\x12\x13\n" +
+	"\x0fCONTAINER_START\x10'\x12\x12\n" +
+	"\x0eCONTAINER_EXEC\x10(\x12\x12\n" +
+	"\x0eCONTAINER_STOP\x10)B5Z3github.com/taskguard/taskguard/sender/batch/batchpbb\x06proto3"
 
 var (
 	file_batch_proto_rawDescOnce sync.Once
@@ -4367,7 +4571,7 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),              // 0: taskguard.v1.Kind
 	(*Batch)(nil),          // 1: taskguard.v1.Batch
@@ -4404,8 +4608,10 @@ var file_batch_proto_goTypes = []any{
 	(*Module)(nil),         // 32: taskguard.v1.Module
 	(*BPF)(nil),            // 33: taskguard.v1.BPF
 	(*IOUring)(nil),        // 34: taskguard.v1.IOUring
-	(*Ledger)(nil),         // 35: taskguard.v1.Ledger
-	(*Loss)(nil),           // 36: taskguard.v1.Loss
+	(*Exec)(nil),           // 35: taskguard.v1.Exec
+	(*Stop)(nil),           // 36: taskguard.v1.Stop
+	(*Ledger)(nil),         // 37: taskguard.v1.Ledger
+	(*Loss)(nil),           // 38: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
 	4,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
@@ -4413,7 +4619,7 @@ var file_batch_proto_depIdxs = []int32{
 	13, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
 	14, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
 	5,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	35, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	37, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
 	3,  // 6: taskguard.v1.Batch.users:type_name -> taskguard.v1.Account
 	3,  // 7: taskguard.v1.Batch.groups:type_name -> taskguard.v1.Account
 	2,  // 8: taskguard.v1.Batch.digests:type_name -> taskguard.v1.Digest
@@ -4440,26 +4646,28 @@ var file_batch_proto_depIdxs = []int32{
 	32, // 29: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
 	33, // 30: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
 	34, // 31: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
-	16, // 32: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
-	16, // 33: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
-	19, // 34: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
-	20, // 35: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
-	0,  // 36: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	25, // 37: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	24, // 38: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	22, // 39: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
-	23, // 40: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
-	6,  // 41: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
-	0,  // 42: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 43: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	16, // 44: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	36, // 45: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 46: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	35, // 32: taskguard.v1.Event.exec:type_name -> taskguard.v1.Exec
+	36, // 33: taskguard.v1.Event.stop:type_name -> taskguard.v1.Stop
+	16, // 34: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
+	16, // 35: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
+	19, // 36: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
+	20, // 37: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
+	0,  // 38: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
+	25, // 39: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	24, // 40: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	22, // 41: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
+	23, // 42: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
+	6,  // 43: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
+	0,  // 44: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 45: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	16, // 46: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	38, // 47: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 48: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -4473,7 +4681,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
