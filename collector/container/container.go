@@ -3,6 +3,10 @@
 // Which container it is comes from the kernel alone: the id of the process's cgroup, or the cgroup's path. What the
 // container is called comes from the Docker engine, in the background, as late as it likes.
 //
+// It tells of the lives of containers too (Config.Sink), by the engine's word: each event once, in its order but for
+// execs, which wait for an answer. What happened while the engine did not answer, it repeats when it does, if it still
+// has it; if it may not, that is told of as an interval that was not observed.
+//
 // It promises: the event path (Locate, AddCgroup, Describe, Updates) does no I/O and waits for nobody, and Locate
 // does not allocate for a container that is known; a container is never taken for the host because the engine is
 // absent, slow or wrong; a container that was given out as pending is described later, once, if the engine ever
@@ -45,6 +49,8 @@ type Config struct {
 	// returns a list of arguments, each ended by a NUL byte, without the secrets in it; nil leaves them.
 	Credential func(name, value string) string
 	Mask       func(args string) (masked string, any bool)
+	// Sink is told of the lives of containers from the start of Run on; nil is nobody.
+	Sink Sink
 	// Logger gets a line when the engine stops or starts to answer; nil discards it.
 	Logger *slog.Logger
 }
@@ -80,6 +86,7 @@ type Stats struct {
 	Undescribed       uint64 `json:"undescribed"`        // containers given out as pending and forgotten as such
 	TasksDisbelieved  uint64 `json:"tasks_disbelieved"`  // answers of the ECS agent about tasks that cannot be of this host
 	MetadataFailures  uint64 `json:"metadata_failures"`  // requests to the task metadata endpoint that failed
+	ExecsUnverified   uint64 `json:"execs_unverified"`   // told of without the engine's answer about them
 }
 
 // Tracker knows the containers of this host. Its methods may be called from several goroutines.
@@ -89,6 +96,8 @@ type Tracker struct {
 	dial   func(context.Context) (net.Conn, error) // to the engine
 
 	ecsClient *http.Client
+
+	execQueue chan *startedExec // has room for all of execs
 
 	wished  chan struct{} // has a value when a container began to wait for the ECS agent
 	pending chan struct{} // has a value when a container began to wait for its description
@@ -103,6 +112,7 @@ type Tracker struct {
 	generation uint32              // of the last walk
 	wishes     map[string]*tracked // of containers, those the ECS agent is to be asked about
 	updates    []event.Container
+	execs      map[*startedExec]struct{} // that are not told of yet
 	engine     engineState
 	ecs        ecsState
 	stats      Stats
@@ -111,12 +121,14 @@ type Tracker struct {
 // tracked is one container. Those that found no room are in no map, but cgroups may point to them.
 type tracked struct {
 	// known is all that is known. It is replaced as a whole and never changed: events point to it.
-	known   *event.Container
-	told    told      // of its task, in known.ECS
-	cgroups int       // how many cgroups point here
-	gone    time.Time // when it was seen to be gone; zero while it exists
-	given   bool      // Describe gave it out as pending
-	events  uint64    // that Describe was told of
+	known     *event.Container
+	told      told      // of its task, in known.ECS
+	cgroups   int       // how many cgroups point here
+	gone      time.Time // when it was seen to be gone; zero while it exists
+	given     bool      // Describe gave it out as pending
+	life      life
+	disguised bool   // it has labels that hide what the engine says of its life
+	events    uint64 // that Describe was told of
 
 	described bool   // the engine has said all it has to say
 	wish      *wish  // nil when the ECS agent need not be asked
@@ -175,6 +187,8 @@ func New(c Config) (*Tracker, error) {
 		wishes:     make(map[string]*tracked),
 		cgroups:    make(map[uint64]cgroup),
 		unknown:    make(map[uint64]struct{}),
+		execs:      make(map[*startedExec]struct{}),
+		execQueue:  make(chan *startedExec, maxExecs),
 		engine: engineState{
 			reason: "docker is off: containers are known by their ids only",
 			logged: make(map[string]struct{}),

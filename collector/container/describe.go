@@ -59,16 +59,18 @@ func (t *Tracker) Updates() []event.Container {
 // facts is what the engine says of a container, in one message. What is empty is not said.
 type facts struct {
 	event.Container
-	labels   map[string]string
-	endpoint string // the id of the task metadata endpoint
+	labels    map[string]string
+	endpoint  string // the id of the task metadata endpoint
+	oomKilled bool   // since its last start
 }
 
 // note adds what the engine says in passing.
-func (t *Tracker) note(id string, f facts) {
+func (t *Tracker) note(id string, f facts) *tracked {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.track(found{id: id, runtime: docker})
 	c.add(f)
+	return c
 }
 
 // settle adds the last that the engine has to say: the container is not pending any more.
@@ -82,6 +84,7 @@ func (t *Tracker) settle(id string, f facts) {
 	c.add(f)
 	if !c.stale {
 		delete(t.waiting, id)
+		c.life.oomKilled = c.life.oomKilled || f.oomKilled
 	}
 	c.asking = false
 	if c.failures > 0 {
@@ -137,6 +140,7 @@ func (c *tracked) add(f facts) {
 	if task := labelled(f.labels); task != nil {
 		c.told[fromLabel] = task
 	}
+	c.disguised = c.disguised || disguised(f.labels)
 	set(&c.endpoint, f.endpoint)
 	known := *c.known
 	set(&known.Name, f.Name)

@@ -20,17 +20,16 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
-
-	"github.com/taskguard/taskguard/collector/event"
 )
 
 const (
-	answerTimeout = 30 * time.Second // for one answer of the engine; a busy one has been seen to take 10 s
-	inspectors    = 4                // requests about single containers at a time
-	minBackoff    = 100 * time.Millisecond
-	maxBackoff    = 5 * time.Second // between attempts to connect: opening a local socket costs next to nothing
-	maxPostpone   = time.Minute     // between requests about one container that fail
-	steadyAfter   = 2 * maxBackoff  // a session that lasts is a recovery; one that ends at once is not
+	answerTimeout  = 30 * time.Second // for one answer of the engine; a busy one has been seen to take 10 s
+	inspectors     = 4                // requests about single containers at a time
+	execInspectors = 2                // and about execs
+	minBackoff     = 100 * time.Millisecond
+	maxBackoff     = 5 * time.Second // between attempts to connect: opening a local socket costs next to nothing
+	maxPostpone    = time.Minute     // between requests about one container that fail
+	steadyAfter    = 2 * maxBackoff  // a session that lasts is a recovery; one that ends at once is not
 
 	maxLogged = 8 // different problems in the log until the engine answers
 
@@ -58,11 +57,12 @@ func (t *Tracker) State() (connected bool, reason string) {
 
 // follow connects to the engine again and again.
 func (t *Tracker) follow(ctx context.Context) {
-	since := time.Now()
+	f := newFollowing(time.Now())
 	backoff := minBackoff
 	for {
 		began := time.Now()
-		err := t.session(ctx, &since)
+		err := t.session(ctx, f)
+		t.endExecs()
 		if ctx.Err() != nil {
 			return
 		}
@@ -78,9 +78,11 @@ func (t *Tracker) follow(ctx context.Context) {
 }
 
 // session subscribes to the engine's events, then asks for what exists: a container that is made meanwhile is seen
-// twice rather than never. since is the time of the last event; the engine repeats what it still has of later ones.
+// twice rather than never. The engine repeats what it still has of events since the last one of the session before.
 // It returns when the stream ends, with the reason.
-func (t *Tracker) session(ctx context.Context, since *time.Time) error {
+func (t *Tracker) session(ctx context.Context, f *following) (err error) {
+	unobserved := time.Now() // since when, as soon as the session has ended
+	defer func() { f.ended(unobserved, err) }()
 	var working sync.WaitGroup
 	defer working.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -92,7 +94,7 @@ func (t *Tracker) session(ctx context.Context, since *time.Time) error {
 	}
 	defer transport.base.CloseIdleConnections()
 
-	stream, err := subscribe(ctx, engine.Client, transport, *since)
+	stream, err := subscribe(ctx, engine.Client, transport, f.since())
 	defer func() {
 		cancel()
 		for range stream.Err { // closed when the stream's goroutine ends
@@ -101,19 +103,28 @@ func (t *Tracker) session(ctx context.Context, since *time.Time) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to docker events: %w", err)
 	}
+	subscribed := time.Now()
 	t.resume()
 	working.Go(func() { t.list(ctx, engine) })
 	working.Go(func() { t.inspectAll(ctx, engine) })
+	for range execInspectors {
+		working.Go(func() { t.askExecs(ctx, engine) })
+	}
 	steady := time.NewTicker(steadyAfter)
 	defer steady.Stop()
 	for {
 		select {
 		case <-steady.C:
 			t.recovered()
+			t.resumed(f, false, subscribed)
 		case m := <-stream.Messages:
-			*since = time.Unix(0, max(m.TimeNano, since.UnixNano()))
-			t.observe(m)
+			again := f.take(&m)
+			t.resumed(f, again, subscribed)
+			if !again {
+				t.observe(m)
+			}
 		case err := <-stream.Err:
+			unobserved = time.Now()
 			return fmt.Errorf("read docker events: %w", err)
 		}
 	}
@@ -122,6 +133,7 @@ func (t *Tracker) session(ctx context.Context, since *time.Time) error {
 // engine is one connection to the engine.
 type engine struct {
 	*client.Client
+	http    *http.Client // with the client's transport
 	info    engineInfo
 	digests digests
 }
@@ -138,10 +150,10 @@ func (t *Tracker) connect(ctx context.Context) (*engine, *transport, error) {
 	transport := &transport{base: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return t.dial(ctx) },
 		DisableCompression: true,
-		MaxIdleConns:       inspectors,
+		MaxIdleConns:       inspectors + execInspectors,
 	}}
-	api, err := client.New(client.WithHost(t.config.Docker),
-		client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}))
+	requests := &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
+	api, err := client.New(client.WithHost(t.config.Docker), client.WithHTTPClient(requests))
 	if err != nil {
 		return nil, nil, fmt.Errorf("make docker client: %w", err)
 	}
@@ -149,7 +161,7 @@ func (t *Tracker) connect(ctx context.Context) (*engine, *transport, error) {
 		transport.base.CloseIdleConnections()
 		return nil, nil, fmt.Errorf("agree on docker api version: %w%s", err, remedy(err))
 	}
-	e := &engine{Client: api}
+	e := &engine{Client: api, http: requests}
 	if info, err := api.Info(ctx, client.InfoOptions{}); err != nil {
 		t.failed(fmt.Errorf("ask docker how it confines containers: %w", err))
 	} else {
@@ -173,8 +185,8 @@ func remedy(err error) string {
 	return ""
 }
 
-// subscribe returns the engine's stream of the events that tell of new, renamed and removed containers. It must be
-// drained also when there is an error.
+// subscribe returns the engine's stream of the events that tell of the lives of containers. It must be drained also when
+// there is an error, and at once all the time: an engine drops what is not taken within 100 ms.
 func subscribe(ctx context.Context, e *client.Client, t *transport, since time.Time) (client.EventsResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(answerTimeout, cancel)
@@ -182,7 +194,8 @@ func subscribe(ctx context.Context, e *client.Client, t *transport, since time.T
 		Since: fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()),
 		Filters: client.Filters{}.Add("type", string(events.ContainerEventType)).Add("event",
 			string(events.ActionCreate), string(events.ActionStart), string(events.ActionRename),
-			string(events.ActionDestroy)),
+			string(events.ActionExecStart), string(events.ActionKill), string(events.ActionOOM),
+			string(events.ActionDie), string(events.ActionDestroy)),
 	})
 	switch {
 	case !late.Stop():
@@ -220,27 +233,6 @@ func (t *Tracker) list(ctx context.Context, engine *engine) {
 			f.Image = cut(c.Image)
 		}
 		t.note(c.ID, f)
-	}
-}
-
-// observe takes one message of the engine's stream. The name, image and labels come with it.
-func (t *Tracker) observe(m events.Message) {
-	if m.Type != events.ContainerEventType || !isHex(m.Actor.ID, 64) {
-		return
-	}
-	id, a := m.Actor.ID, m.Actor.Attributes
-	switch m.Action {
-	case events.ActionCreate, events.ActionStart, events.ActionRename:
-		i := inspection{mask: t.config.Mask}
-		f := facts{labels: a, Container: event.Container{
-			Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labelsOf(a)), Truncated: i.cut,
-		}}
-		t.note(id, f)
-		if m.Action == events.ActionStart {
-			t.askAgain(id)
-		}
-	case events.ActionDestroy:
-		t.destroyed(id)
 	}
 }
 
@@ -312,22 +304,16 @@ func (t *Tracker) inspect(ctx context.Context, engine *engine, id string) {
 		i := inspection{engine: engine.info, mask: t.config.Mask, credential: t.config.Credential}
 		f := i.facts(&c)
 		f.ImageDigest = engine.digest(ctx, c.Image, c.Config.Image)
+		if ctx.Err() == context.Canceled { // perhaps before it was answered
+			t.note(id, f)
+			t.postpone(id, true)
+			return
+		}
 		t.settle(id, f)
 	case errdefs.IsNotFound(err):
 		t.settle(id, facts{}) // gone, or another engine's: there is no more to learn
 	default:
 		t.postpone(id, ctx.Err() == context.Canceled)
-	}
-}
-
-// askAgain has a container asked about that has been started: it has addresses and ports now.
-func (t *Tracker) askAgain(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if c, ok := t.containers[id]; ok {
-		c.stale = true
-		t.waiting[id] = c
-		signal(t.pending)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -31,6 +32,8 @@ type fakeEngine struct {
 	delay      time.Duration                                           // before every answer
 	misbehave  func(w http.ResponseWriter, r *http.Request) (did bool) // instead of an answer
 	streams    []chan string
+	said       []fakeMessage // what it repeats
+	execs      map[string]map[string]any
 	requests   []string // "METHOD path", without the API version
 
 	connections chan net.Conn
@@ -38,10 +41,16 @@ type fakeEngine struct {
 	up          bool
 }
 
+type fakeMessage struct {
+	at   time.Time
+	line string
+}
+
 type fakeContainer struct {
 	id, name, image, imageID string
 	labels                   map[string]string
 	env                      []string
+	oomKilled                bool
 }
 
 // newFakeEngine returns an engine that is reached without a network, for use in a bubble of synctest.
@@ -121,12 +130,20 @@ func (e *fakeEngine) destroy(c fakeContainer) {
 	e.say("destroy", c)
 }
 
-func (e *fakeEngine) say(action string, c fakeContainer) {
-	attributes := map[string]string{"image": c.image, "name": c.name}
-	for name, value := range c.labels {
-		attributes[name] = value
+// say puts an event into the stream, with attributes that labels take the place of.
+func (e *fakeEngine) say(action string, c fakeContainer, nameValue ...string) {
+	attributes := map[string]string{}
+	for i := 0; i < len(nameValue); i += 2 {
+		attributes[nameValue[i]] = nameValue[i+1]
 	}
+	maps.Copy(attributes, c.labels)
+	attributes["image"], attributes["name"] = c.image, c.name
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	now := time.Now()
+	if n := len(e.said); n > 0 && !now.After(e.said[n-1].at) { // time stands still here
+		now = e.said[n-1].at.Add(1)
+	}
 	line, err := json.Marshal(map[string]any{
 		"status": action, "id": c.id, "from": c.image, "Type": "container", "Action": action,
 		"Actor": map[string]any{"ID": c.id, "Attributes": attributes},
@@ -135,8 +152,8 @@ func (e *fakeEngine) say(action string, c fakeContainer) {
 	if err != nil {
 		panic(err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.said = append(e.said, fakeMessage{now, string(line) + "\n"})
+	e.said = e.said[max(0, len(e.said)-maxRepeated):]
 	for _, stream := range e.streams {
 		stream <- string(line) + "\n"
 	}
@@ -185,6 +202,14 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"Id":"sha256:11","RepoDigests":["other@sha256:00","shop@sha256:dd"]}`)
 	case path == "/events":
 		e.stream(w, r)
+	case strings.HasPrefix(path, "/exec/"):
+		e.mu.Lock()
+		exec, ok := e.execs[strings.TrimSuffix(strings.TrimPrefix(path, "/exec/"), "/json")]
+		e.mu.Unlock()
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		json.NewEncoder(w).Encode(exec)
 	case path == "/containers/json":
 		list := []map[string]any{}
 		for _, c := range containers {
@@ -198,7 +223,8 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for _, c := range containers {
 			if c.id == id {
 				json.NewEncoder(w).Encode(map[string]any{
-					"Id": c.id, "Name": "/" + c.name, "Image": c.imageID, "Path": "/bin/sh", "State": map[string]any{},
+					"Id": c.id, "Name": "/" + c.name, "Image": c.imageID, "Path": "/bin/sh",
+					"State":      map[string]any{"OOMKilled": c.oomKilled},
 					"Config":     map[string]any{"Image": c.image, "Labels": c.labels, "Env": c.env},
 					"HostConfig": map[string]any{"NetworkMode": "none"},
 				})
@@ -212,8 +238,17 @@ func (e *fakeEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (e *fakeEngine) stream(w http.ResponseWriter, r *http.Request) {
 	lines := make(chan string, 16)
-	e.set(func() { e.streams = append(e.streams, lines) })
+	var seconds, nanoseconds int64
+	fmt.Sscanf(r.URL.Query().Get("since"), "%d.%d", &seconds, &nanoseconds)
 	w.WriteHeader(http.StatusOK)
+	e.set(func() {
+		e.streams = append(e.streams, lines)
+		for _, m := range e.said {
+			if !m.at.Before(time.Unix(seconds, nanoseconds)) {
+				io.WriteString(w, m.line)
+			}
+		}
+	})
 	w.(http.Flusher).Flush()
 	for {
 		select {
@@ -625,7 +660,7 @@ func TestStreamIsResumed(t *testing.T) {
 		time.Sleep(maxBackoff)
 		mu.Lock()
 		defer mu.Unlock()
-		want := fmt.Sprintf("%d.%09d", last.Unix(), last.Nanosecond())
+		want := fmt.Sprintf("%d.%09d", last.Add(-overlap).Unix(), last.Nanosecond())
 		if len(since) != 1 || since[0] != want {
 			t.Errorf("since %v, want %v", since, want)
 		}

@@ -44,6 +44,7 @@ func (i *inspection) facts(c *container.InspectResponse) facts {
 	}}
 	if c.State != nil {
 		f.StartedAt = timeOf(c.State.StartedAt)
+		f.oomKilled = c.State.OOMKilled
 	}
 	if c.NetworkSettings != nil {
 		f.Networks = i.networks(c.NetworkSettings.Networks)

@@ -203,6 +203,9 @@ func (d *Daemon) Run(t testing.TB, args ...string) string {
 	return out
 }
 
+// Try runs the docker command as Run does, and returns its error too.
+func (d *Daemon) Try(args ...string) (string, error) { return d.docker(args...) }
+
 func (d *Daemon) docker(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
