@@ -25,8 +25,8 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check the configuration and what this host lets the agent do, without starting it",
 		Long: "Check reads the configuration, attaches every source for a moment, does what makes an event of every\n" +
-			"kind and looks for it in a batch that nobody gets, asks the container engine and the endpoint, and says\n" +
-			"for each what works and what to do about what does not. It changes nothing.",
+			"kind they observe and looks for it in a batch that nobody gets, asks the container engine and the endpoint,\n" +
+			"and says for each what works and what to do about what does not. It changes nothing.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load()
@@ -87,7 +87,7 @@ func (c *checker) failed() (n int) {
 		}
 	}
 	for _, s := range c.Sources {
-		if !s.Healthy {
+		if !s.Healthy && s.Via != viaDocker { // that there is no engine is a note
 			n++
 		}
 	}
@@ -120,8 +120,7 @@ func (c *checker) all(ctx context.Context, cfg config, stderr io.Writer) {
 	if note := untestedKernel(kernelRelease()); note != "" {
 		c.note("kernel", note)
 	}
-	c.sources(ctx, cfg, hierarchy, log)
-	c.engine(ctx, cfg, hierarchy)
+	c.sources(ctx, cfg, hierarchy, c.engine(ctx, cfg, hierarchy), log)
 	c.endpoint(ctx, cfg, stderr)
 }
 
@@ -143,8 +142,8 @@ func (c *checker) host(ctx context.Context, cfg config, log *slog.Logger) {
 }
 
 // sources opens the sources for a moment and has the self-test prove them.
-func (c *checker) sources(ctx context.Context, cfg config, hierarchy container.Hierarchy, log *slog.Logger) {
-	p, err := openProbe(cfg, hierarchy, log)
+func (c *checker) sources(ctx context.Context, cfg config, hierarchy container.Hierarchy, engine engineState, log *slog.Logger) {
+	p, err := openProbe(cfg, hierarchy, engine, log)
 	var none noSourceError
 	if errors.As(err, &none) {
 		c.line("ebpf", none.ebpf, "")
@@ -165,26 +164,29 @@ func (c *checker) sources(ctx context.Context, cfg config, hierarchy container.H
 	c.line("detach", p.close(), "")
 }
 
-// engine asks the container engine once. That there is none is no failure: containers then have no names.
-func (c *checker) engine(ctx context.Context, cfg config, hierarchy container.Hierarchy) {
+// engine asks the container engine once. That there is none is no failure: containers then have no names, and nobody
+// tells of their lives. It returns what the engine was found to be like; nil if it is off.
+func (c *checker) engine(ctx context.Context, cfg config, hierarchy container.Hierarchy) engineState {
 	if cfg.DockerSocket == "" {
 		c.note("docker", "off by configuration")
-		return
+		return nil
 	}
 	tracker, err := container.New(container.Config{Docker: dockerURL(cfg.DockerSocket), Hierarchy: hierarchy})
 	if err != nil {
 		c.line("docker", err, "")
-		return
+		return func() (bool, string) { return false, err.Error() }
 	}
-	if reason := engineState(ctx, tracker); reason != "" {
-		c.note("docker", "does not answer, containers have no names: "+reason)
-		return
+	reason := askEngine(ctx, tracker)
+	if reason == "" {
+		c.line("docker", nil, "answers")
+	} else {
+		c.note("docker", "does not answer, containers have no names and no container.* events: "+reason)
 	}
-	c.line("docker", nil, "answers")
+	return func() (bool, string) { return reason == "", reason }
 }
 
-// engineState connects to the engine for a moment, and returns why it cannot.
-func engineState(ctx context.Context, tracker *container.Tracker) string {
+// askEngine connects to the engine for a moment, and returns why it cannot.
+func askEngine(ctx context.Context, tracker *container.Tracker) string {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	ended := make(chan error, 1)

@@ -7,13 +7,17 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/ebpf"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/host"
 )
 
-// viaOff is what SourceState.Via says of a kind that nothing observes.
-const viaOff = "off"
+// What SourceState.Via says of a kind that nothing observes, and of one that the container engine tells of.
+const (
+	viaOff    = "off"
+	viaDocker = "docker"
+)
 
 // offByConfiguration is why a kind is off that nobody wants.
 const offByConfiguration = "off by configuration"
@@ -24,6 +28,9 @@ type kernelSource interface {
 	Apply(ebpf.Settings) error
 	NextRung(kind event.Kind, reason string) bool
 }
+
+// engineState says whether the container engine answers, and if not, why not. container.Tracker.State does.
+type engineState func() (connected bool, reason string)
 
 // auditSource is a second source whose kinds can be changed.
 type auditSource interface {
@@ -42,6 +49,7 @@ type coverage struct {
 	// openAudit has audit observe kinds, which are not none. Nil: it is not used.
 	openAudit func(kinds []event.Kind) (auditSource, error)
 	audible   []event.Kind // what audit can tell of
+	engine    engineState  // nil: not used
 
 	mu           sync.Mutex // held while any of it changes
 	settings     ebpf.Settings
@@ -179,15 +187,23 @@ func (c *coverage) ignoresSelf() bool {
 	})
 }
 
-// observed are the kinds that something observes.
+// observed are the kinds that a source observes. What the container engine tells of is not among them: a self-test cannot
+// make a container on a host that has no image for it.
 func (c *coverage) observed() []event.Kind {
 	var kinds []event.Kind
 	for _, state := range c.states() {
-		if state.Healthy && state.Via != viaOff {
+		if state.Healthy && state.Via != viaOff && state.Via != viaDocker {
 			kinds = append(kinds, state.Kind)
 		}
 	}
 	return kinds
+}
+
+// wants tells whether events of a kind are to be recorded.
+func (c *coverage) wants(kind event.Kind) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.excluded && !slices.Contains(c.settings.Off, kind)
 }
 
 // states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it, or this
@@ -208,6 +224,8 @@ func (c *coverage) states() []event.SourceState {
 			state = event.SourceState{Kind: kind, Via: viaOff, Healthy: true, Reason: offByTag}
 		case slices.Contains(c.settings.Off, kind):
 			state = event.SourceState{Kind: kind, Via: viaOff, Healthy: true, Reason: offByConfiguration}
+		case slices.Contains(container.Kinds(), kind):
+			state = c.byEngine(kind)
 		case state.Healthy:
 		case taken:
 			state = c.second(kind, reason, byAudit)
@@ -221,6 +239,18 @@ func (c *coverage) states() []event.SourceState {
 		states = append(states, state)
 	}
 	return states
+}
+
+// byEngine is the state of a kind that the container engine tells of: as healthy as the connection.
+func (c *coverage) byEngine(kind event.Kind) event.SourceState {
+	if c.engine == nil {
+		return event.SourceState{Kind: kind, Via: viaOff, Healthy: true, Reason: offByConfiguration + ": docker.socket is empty"}
+	}
+	connected, reason := c.engine()
+	if connected {
+		reason = ""
+	}
+	return event.SourceState{Kind: kind, Via: viaDocker, Healthy: connected, Reason: reason}
 }
 
 // second is the state of a kind that eBPF does not observe, for the reason given.

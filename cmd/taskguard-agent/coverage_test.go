@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskguard/taskguard/collector"
+	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/ebpf"
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -257,4 +259,52 @@ func TestLateSource(t *testing.T) {
 			t.Errorf("the end: %v", err)
 		}
 	})
+}
+
+// What the container engine tells of is as healthy as the connection to it, and can be switched off like any kind.
+func TestKindsOfTheEngine(t *testing.T) {
+	c, kernel, _ := covering(t)
+	told := func() []string {
+		var got []string
+		for _, s := range c.states() {
+			if slices.Contains(container.Kinds(), s.Kind) {
+				got = append(got, fmt.Sprintf("%s %s %v %s", s.Kind, s.Via, s.Healthy, s.Reason))
+			}
+		}
+		return got
+	}
+	want := func(state string) {
+		t.Helper()
+		var want []string
+		for _, kind := range container.Kinds() {
+			want = append(want, kind.String()+" "+state)
+		}
+		if diff := cmp.Diff(want, told()); diff != "" {
+			t.Errorf("(-want +states):\n%s", diff)
+		}
+	}
+	want("off true off by configuration: docker.socket is empty")
+	connected, reason := false, "no such file: start docker"
+	c.engine = func() (bool, string) { return connected, reason }
+	want("docker false no such file: start docker")
+	connected, reason = true, "docker answers"
+	want("docker true ")
+	if kinds := c.observed(); slices.Contains(kinds, event.ContainerStart) || len(kinds) == 0 {
+		t.Errorf("to be tested: %v, want nothing that the engine tells of", kinds)
+	}
+	if !c.wants(event.ContainerStart) {
+		t.Error("not wanted")
+	}
+	if err := c.apply(ebpf.Settings{Off: container.Kinds()}); err != nil {
+		t.Fatal(err)
+	}
+	want("off true off by configuration")
+	if c.wants(event.ContainerStart) || !c.wants(event.FileOpen) || len(kernel.set.Off) != 4 {
+		t.Error("wanted though it is off, or the other way round")
+	}
+	c.excluded = true
+	want("off true " + offByTag)
+	if c.wants(event.FileOpen) {
+		t.Error("wanted on a host that is left out")
+	}
 }

@@ -128,6 +128,8 @@ func (s *sourceStatus) health(color bool) string {
 		return paint(color, red, "unhealthy")
 	case s.Via == viaOff:
 		return paint(color, plain, viaOff)
+	case s.Via == viaDocker: // the connection is all that is to be tested
+		return paint(color, green, "ok")
 	case s.SelfTest == nil:
 		return paint(color, yellow, "untested")
 	case s.SelfTest.Result != passed:

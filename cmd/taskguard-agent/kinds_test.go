@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -23,6 +24,9 @@ func TestKindTable(t *testing.T) {
 	}
 	table.Sources["net.send"] = sourceStatus{
 		Via: "ebpf/kprobe", Reason: "self-test: no \x1b[31mevent", SelfTest: &verdict{Result: failed},
+	}
+	for _, kind := range container.Kinds() {
+		table.Sources[kind.String()] = sourceStatus{Via: "docker", Healthy: true}
 	}
 	table.Sources["dns.query"] = sourceStatus{Via: "ebpf/cgroup", Healthy: true}
 	for _, kind := range []string{"memory.map", "memory.protect", "memory.vm_read", "memory.vm_write"} {
@@ -48,6 +52,9 @@ net.send      ebpf/kprobe  unhealthy  0       0     0         self-test: no \x1b
 recovered     agent        ok         9       0     0         
 
 [1] fentry: not permitted; kprobe: not in this kernel, whatever it is called
+
+docker, ok, no event yet:
+  container.create container.start container.exec container.stop
 
 ebpf/cgroup, untested, no event yet:
   dns.query

@@ -32,7 +32,7 @@ type nowhere struct{}
 func (nowhere) Send(context.Context, []byte) error { return nil }
 
 // openProbe opens the sources and what is behind them. The caller must close it.
-func openProbe(cfg config, hierarchy container.Hierarchy, log *slog.Logger) (p *probe, err error) {
+func openProbe(cfg config, hierarchy container.Hierarchy, engine engineState, log *slog.Logger) (p *probe, err error) {
 	p = &probe{}
 	defer func() {
 		if err != nil {
@@ -46,6 +46,7 @@ func openProbe(cfg config, hierarchy container.Hierarchy, log *slog.Logger) (p *
 	p.table = process.NewTable(process.Config{CgroupController: hierarchy.Controller, Locator: tracker})
 	if p.sources, err = openSources(cfg, log, sourceNeeds{
 		hierarchy: hierarchy, wall: host.NewClock().Wall, cgroup: tracker.AddCgroup, place: placeIn(tracker, hierarchy),
+		engine: engine,
 	}); err != nil {
 		return p, err
 	}

@@ -117,6 +117,8 @@ func runUntilChanged(ctx context.Context, cfg config, log *slog.Logger, reload *
 // run runs the agent until ctx is done.
 func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	log := a.log
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, unix.SIGHUP)
 	defer signal.Stop(hangup)
@@ -130,13 +132,13 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
 
-	// What is asked of others ends with ctx. The sources then emit what the kernel still holds, and only when they
+	// What is asked of others ends with ctx, or when no source is left. The sources then emit what the kernel still holds, and only when they
 	// have, the sender seals and uploads the rest.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	var background, delivery sync.WaitGroup
+	var tracking, background, delivery sync.WaitGroup
 	var sendErr error
-	background.Go(func() { a.track(ctx) })
+	tracking.Go(func() { a.track(ctx) })
 	background.Go(func() { a.accounts.Run(ctx) })
 	background.Go(func() { a.hasher.Run(ctx) })
 	background.Go(func() { a.beat(ctx) })
@@ -154,6 +156,8 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 		log.Error("nothing observes this host any more", "error", err)
 	}
 	notify(log, daemon.SdNotifyStopping)
+	stop()
+	tracking.Wait() // it emits too
 	stopSending()
 	delivery.Wait()
 	background.Wait()
@@ -178,7 +182,7 @@ func (a *agent) open(ctx context.Context) error {
 	}
 	a.tracker, err = container.New(container.Config{
 		Docker: dockerURL(a.cfg.DockerSocket), ECS: a.cfg.ECSAgent, ECSTags: a.cfg.ECSTags, Hierarchy: hierarchy,
-		Credential: secret.Kind, Mask: secret.Mask, Logger: a.log.With("component", "container"),
+		Credential: secret.Kind, Mask: secret.Mask, Sink: lives{a}, Logger: a.log.With("component", "container"),
 	})
 	if err != nil {
 		return err
@@ -191,9 +195,13 @@ func (a *agent) open(ctx context.Context) error {
 	if err := a.openSender(); err != nil {
 		return err
 	}
-	if a.sources, err = openSources(a.cfg, a.log, sourceNeeds{
+	needs := sourceNeeds{
 		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup, place: placeIn(a.tracker, hierarchy),
-	}); err != nil {
+	}
+	if a.cfg.DockerSocket != "" {
+		needs.engine = a.tracker.State
+	}
+	if a.sources, err = openSources(a.cfg, a.log, needs); err != nil {
 		return err
 	}
 	if a.selfTest, err = openSelfTest(a.sources, a.sender, a.log); err != nil {
@@ -281,7 +289,7 @@ func (a *agent) openSender() error {
 		Updates: a.updates,
 		OnSeal: func(until time.Time) {
 			a.clock.Refresh()
-			if err := a.state.sealed(a.sources.covered(until)); err != nil {
+			if err := a.state.sealed(a.tracker.Covered(a.sources.covered(until))); err != nil {
 				a.log.Debug("time of last batch not noted", "error", err)
 			}
 		},
@@ -340,6 +348,15 @@ func (a *agent) tell(kind event.Kind, states []event.SourceState) {
 	a.sender.Emit(&event.Event{Time: time.Now(), Kind: kind,
 		Agent: &event.Agent{Version: agentVersion(), Sources: states, Instance: &instance}})
 }
+
+// lives is what the tracker tells of the lives of containers to.
+type lives struct{ *agent }
+
+// Wants tells whether events of a kind are to be recorded.
+func (l lives) Wants(kind event.Kind) bool { return l.sources.wants(kind) }
+
+// Emit hands the event on. There is no process to be completed in it.
+func (l lives) Emit(e *event.Event) { l.sender.Emit(e) }
 
 // track keeps the containers' descriptions current.
 func (a *agent) track(ctx context.Context) {

@@ -36,13 +36,12 @@ type sourceNeeds struct {
 	wall      func(boot uint64) time.Time
 	cgroup    func(id uint64, path string)
 	place     func(cgroup uint64) (path string, in *event.Container)
+	engine    engineState // nil: off
 }
 
-// observable are the kinds that sources observe: all but the agent's own.
+// observable are the kinds that sources observe, or the container engine tells of: all but the agent's own.
 func observable() []event.Kind {
-	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool {
-		return strings.HasPrefix(k.String(), "agent.") || strings.HasPrefix(k.String(), "container.")
-	})
+	return slices.DeleteFunc(event.Kinds(), func(k event.Kind) bool { return strings.HasPrefix(k.String(), "agent.") })
 }
 
 // idle are no sources: nothing is to be observed.
@@ -56,6 +55,7 @@ func idle(cfg config) *sources {
 // observe the host with.
 func openSources(cfg config, log *slog.Logger, needs sourceNeeds) (*sources, error) {
 	s := &sources{coverage: newCoverage(cfg.Events)}
+	s.engine = needs.engine
 	if cfg.EBPF {
 		s.openEBPF(cfg, log, needs)
 	}

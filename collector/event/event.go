@@ -64,7 +64,7 @@ type Agent struct {
 	Version string `json:"version,omitempty"`
 
 	// agent.loss: Count events of kind Lost were lost at Stage because of Cause; or, when Count is absent,
-	// nothing was observed from From to To.
+	// nothing was observed from From to To, of kind Lost if there is one.
 	Stage string    `json:"stage,omitempty"`
 	Cause string    `json:"cause,omitempty"`
 	Lost  Kind      `json:"lost,omitempty"`

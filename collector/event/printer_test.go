@@ -148,6 +148,8 @@ func shown() []event.Event {
 			ExitCode: event.Some[uint32](137), Signal: 9, OOMKilled: true}},
 		{Kind: event.ContainerStop, Container: web, Stop: &event.Stop{ExitCode: event.Some[uint32](0)}},
 		{Kind: event.ContainerStop, Container: web, Stop: &event.Stop{}},
+		{Kind: event.AgentLoss, Agent: &event.Agent{
+			Stage: "docker", Cause: "disconnected", Lost: event.ContainerStop, From: when, To: when.Add(time.Minute)}},
 		{Kind: event.AgentThrottle, Container: web, Agent: &event.Agent{Phase: "start", Cgroup: "/docker/" + hostile}},
 		{Kind: event.AgentThrottle, Agent: &event.Agent{Phase: "stop", Cgroup: "/", Dropped: []event.Dropped{
 			{Kind: event.FileOpen, Count: 1200}, {Kind: event.MemoryMap, Count: 1}}}},

@@ -257,8 +257,12 @@ func agentText(e *Event) string {
 	a := e.Agent
 	switch {
 	case e.Kind == AgentLoss && a.Count == 0:
-		return fmt.Sprintf("not observed from %s to %s: %s/%s", a.From.Local().Format("15:04:05.000"),
+		s := fmt.Sprintf("not observed from %s to %s: %s/%s", a.From.Local().Format("15:04:05.000"),
 			a.To.Local().Format("15:04:05.000"), Escape(a.Stage), Escape(a.Cause))
+		if a.Lost != 0 {
+			s = a.Lost.String() + " " + s
+		}
+		return s
 	case e.Kind == AgentThrottle:
 		return throttleText(a)
 	case e.Kind == AgentLoss:

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/taskguard/taskguard/collector/event"
@@ -29,11 +30,13 @@ func TestContainerActivityIsAttributed(t *testing.T) {
 	s := newStack(t, "docker.socket="+d.Socket)
 	serveName(t)
 	task := runTask(t, d, "web-1")
+	await(t, "its end to be observed", func() bool { return mustStatus(t, s).Kinds["container.stop"].Observed == 1 })
 	if _, err := s.Delivered(t.Context(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	list := events(t, s, "--container", "web-1")
 	wantAttributed(t, list, "web-1", task)
+	wantLife(t, list)
 	for _, kind := range []event.Kind{
 		event.ProcessExec, event.ProcessFork, event.ProcessExit, event.NetConnect, event.DNSQuery, event.DNSResponse,
 		event.FileOpen,
@@ -91,6 +94,46 @@ func TestContainerActivityByAuditBesideAuditd(t *testing.T) {
 	})
 }
 
+// What the engine does to a container is stored with the container, with what an exec ran but for its secret, and the
+// ledger accounts for it.
+func TestContainerLifeIsStored(t *testing.T) {
+	const secret = "hunter2-S3cr3t"
+	d := dockertest.Start(t)
+	d.Import(t, "shop:1")
+	s := newStack(t, "docker.socket="+d.Socket)
+	await(t, "the engine to answer", func() bool {
+		source := mustStatus(t, s).Sources["container.exec"]
+		return source.Via == "docker" && source.Healthy
+	})
+	task := d.NewTask(t)
+	d.Run(t, slices.Concat([]string{"run", "--detach", "--name", "web-3", "--net", "none"}, task.Args,
+		[]string{"shop:1", "sleep", "1000"})...)
+	d.Run(t, "exec", "--user", "7", "web-3", "true", "--password", secret)
+	d.Run(t, "kill", "web-3")
+	want := map[event.Kind]string{
+		event.ContainerCreate: "shop:1", event.ContainerStart: "shop:1",
+		event.ContainerExec: "true --password *** (user 7)", event.ContainerStop: "exit 137, signal 9",
+	}
+	await(t, "the end to be observed", func() bool { return mustStatus(t, s).Kinds["container.stop"].Observed == 1 })
+	if _, err := s.Delivered(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	wantAttributed(t, events(t, s, "--container", "web-3"), "web-3", task)
+	for kind, what := range want {
+		list := events(t, s, "--kind", kind.String())
+		if len(list) != 1 || event.What(&list[0]) != what || list[0].Container.Name != "web-3" {
+			t.Errorf("%s: stored %s\nwant %q", kind, brief(list), what)
+		}
+		if n := mustStatus(t, s).Kinds[kind.String()]; n.Observed != 1 || n.Lost != 0 {
+			t.Errorf("%s: %+v, want one observed", kind, n)
+		}
+	}
+	all, err := s.Events(t.Context(), "--json", "--kind", "container.exec")
+	if err != nil || bytes.Contains(all, []byte(secret)) {
+		t.Errorf("its secret is stored: %v\n%s", err, all)
+	}
+}
+
 // runTask runs the script in a container of an ECS task, to its end.
 func runTask(t *testing.T, d *dockertest.Daemon, name string) dockertest.Task {
 	t.Helper()
@@ -115,6 +158,24 @@ func runTask(t *testing.T, d *dockertest.Daemon, name string) dockertest.Task {
 	return task
 }
 
+// lives are the kinds that the engine tells of.
+var lives = []event.Kind{event.ContainerCreate, event.ContainerStart, event.ContainerExec, event.ContainerStop}
+
+// wantLife checks that the engine told of a container's life, in order, and of its end.
+func wantLife(t *testing.T, list []event.Event) {
+	t.Helper()
+	var got []string
+	for _, e := range list {
+		if slices.Contains(lives, e.Kind) {
+			got = append(got, e.Kind.String()+" "+event.What(&e))
+		}
+	}
+	want := []string{"container.create shop:1", "container.start shop:1", "container.stop exit 0"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +told):\n%s", diff)
+	}
+}
+
 // wantAttributed checks that every event says whose it is.
 func wantAttributed(t *testing.T, list []event.Event, name string, task dockertest.Task) {
 	t.Helper()
@@ -131,6 +192,9 @@ func wantAttributed(t *testing.T, list []event.Event, name string, task dockerte
 			ecs.Revision != "42" || ecs.Container != "web" || ecs.TaskID != task.ID {
 			t.Errorf("%s: task %+v, want that of %+v", e.Kind, ecs, task)
 		}
+		if slices.Contains(lives, e.Kind) { // the engine tells of these, not a process
+			continue
+		}
 		if e.Process == nil || len(e.Process.Ancestors) == 0 {
 			t.Errorf("%s: process %+v: want its ancestors", e.Kind, e.Process)
 		}
@@ -141,6 +205,9 @@ func wantAttributed(t *testing.T, list []event.Event, name string, task dockerte
 func wantIDs(t *testing.T, list []event.Event) {
 	t.Helper()
 	for _, e := range list {
+		if slices.Contains(lives, e.Kind) {
+			continue
+		}
 		if p := e.Process; p == nil || p.ID == (event.ID{}) || p.StartTime.IsZero() {
 			t.Errorf("%s: process %+v: want its id and start", e.Kind, p)
 		}
