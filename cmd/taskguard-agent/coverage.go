@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/ebpf"
@@ -51,6 +52,8 @@ type coverage struct {
 	audible   []event.Kind // what audit can tell of
 	engine    engineState  // nil: not used
 
+	off atomic.Pointer[[]event.Kind] // the settings' list, for who must not wait while they change
+
 	mu           sync.Mutex // held while any of it changes
 	settings     ebpf.Settings
 	audit        auditSource  // nil until it is needed
@@ -64,9 +67,16 @@ type coverage struct {
 
 func newCoverage(set ebpf.Settings) *coverage {
 	off := errors.New(offByConfiguration)
-	return &coverage{
-		ebpfRefused: off, auditRefused: off, settings: set, taken: map[event.Kind]string{}, spent: map[event.Kind]bool{},
+	c := &coverage{
+		ebpfRefused: off, auditRefused: off, taken: map[event.Kind]string{}, spent: map[event.Kind]bool{},
 	}
+	c.use(set)
+	return c
+}
+
+func (c *coverage) use(set ebpf.Settings) {
+	c.settings = set
+	c.off.Store(&set.Off)
 }
 
 // start has audit observe what eBPF, with its settings, does not.
@@ -81,9 +91,9 @@ func (c *coverage) apply(set ebpf.Settings) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.settings
-	c.settings = set
+	c.use(set)
 	if err := c.applyKernel(); err != nil {
-		c.settings = before
+		c.use(before)
 		return err
 	}
 	return c.hear()
@@ -199,11 +209,9 @@ func (c *coverage) observed() []event.Kind {
 	return kinds
 }
 
-// wants tells whether events of a kind are to be recorded.
+// wants tells whether events of a kind are to be recorded. It does not wait for settings that are being applied.
 func (c *coverage) wants(kind event.Kind) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.excluded && !slices.Contains(c.settings.Off, kind)
+	return !c.excluded && !slices.Contains(*c.off.Load(), kind)
 }
 
 // states says of every kind by what it is observed, or why by nothing. One that is off because nobody wants it, or this

@@ -302,6 +302,15 @@ func TestKindsOfTheEngine(t *testing.T) {
 	if c.wants(event.ContainerStart) || !c.wants(event.FileOpen) || len(kernel.set.Off) != 4 {
 		t.Error("wanted though it is off, or the other way round")
 	}
+	kernel.refuse = errors.New("no")
+	if err := c.apply(ebpf.Settings{}); err == nil || c.wants(event.ContainerStart) {
+		t.Errorf("wanted by settings that were refused: %v", err)
+	}
+	c.mu.Lock() // while settings are applied
+	if c.wants(event.ContainerStart) {
+		t.Error("wanted though it is off")
+	}
+	c.mu.Unlock()
 	c.excluded = true
 	want("off true " + offByTag)
 	if c.wants(event.FileOpen) {

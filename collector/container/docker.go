@@ -186,7 +186,7 @@ func remedy(err error) string {
 }
 
 // subscribe returns the engine's stream of the events that tell of the lives of containers. It must be drained also when
-// there is an error, and at once all the time: an engine drops what is not taken within 100 ms.
+// there is an error, and without delay: an engine drops what a slow reader does not take, and does not say so.
 func subscribe(ctx context.Context, e *client.Client, t *transport, since time.Time) (client.EventsResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(answerTimeout, cancel)
