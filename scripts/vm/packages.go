@@ -41,9 +41,10 @@ func (p packages) kernel(ctx context.Context, k kernel) (string, error) {
 
 // userland returns a folder with the programs that tests run, and what these need.
 func (p packages) userland(ctx context.Context, arch string) (string, error) {
-	return p.unpacked(ctx, "userland-"+userlandSuite+"-"+arch, func(apt apt) error {
-		return apt.run(ctx, "apt-get", "install", "-y", "--download-only", "--no-install-recommends",
-			"auditd", "busybox-static", "coreutils", "dash", "e2fsprogs")
+	programs := []string{"auditd", "busybox-static", "coreutils", "dash", "e2fsprogs"}
+	name := "userland-" + userlandSuite + "-" + arch + "-" + strings.Join(programs, "-")
+	return p.unpacked(ctx, name, func(apt apt) error {
+		return apt.run(ctx, "apt-get", append([]string{"install", "-y", "--download-only", "--no-install-recommends"}, programs...)...)
 	}, userlandSuite, arch)
 }
 
