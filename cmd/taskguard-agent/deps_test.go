@@ -93,7 +93,7 @@ func rules() map[string]rule {
 		},
 
 		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
-		"scripts/leaktest": {}, "scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiers": {}, "scripts/vm": {},
+		"scripts/leaktest": {}, "scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiny": {}, "scripts/tiers": {}, "scripts/vm": {},
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/taskguard/taskguard/scripts/tiny"
 )
 
 func main() {
@@ -61,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		defer os.RemoveAll(dir)
 		*child = filepath.Join(dir, "storm-child")
-		if err := os.WriteFile(*child, tinyProgram(), 0o700); err != nil {
+		if err := os.WriteFile(*child, tiny.Program(0), 0o700); err != nil {
 			return err
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 )
 
@@ -27,15 +25,5 @@ func TestStorm(t *testing.T) {
 func TestStormStopsAtTheFirstFailure(t *testing.T) {
 	if err := run(t.Context(), []string{"-n", "3", "-child", "/bin/false"}, io.Discard, io.Discard); err == nil {
 		t.Error("a child that failed was not reported")
-	}
-}
-
-func TestTinyProgram(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tiny")
-	if err := os.WriteFile(file, tinyProgram(), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(file).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("%v, output %q; want success and none", err, out)
 	}
 }
