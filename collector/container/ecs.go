@@ -204,6 +204,7 @@ func (t *Tracker) tellAll(from source, task *event.ECS, containers []containerAn
 			own := *task
 			own.Container, own.StartedAt = cut(answer.Name), answer.StartedAt.UTC()
 			c.tell(from, &own)
+			t.bind(c)
 		}
 	}
 }
@@ -401,7 +402,7 @@ func (t *Tracker) askMetadata(ctx context.Context, endpoint string) {
 	task := event.ECS{
 		Family: cut(answer.Family), Revision: cut(answer.Revision), Service: cut(answer.ServiceName),
 		LaunchType: cut(answer.LaunchType), DesiredStatus: cut(answer.DesiredStatus), KnownStatus: cut(answer.KnownStatus),
-		Tags: tagsOf(answer.TaskTags),
+		Tags: t.tagsOf(answer.TaskTags),
 	}
 	// Whoever made the container chose the endpoint's id: the answer counts for those that it names.
 	if t.believe(&task, answer.TaskARN) {
@@ -409,11 +410,13 @@ func (t *Tracker) askMetadata(ctx context.Context, endpoint string) {
 	}
 }
 
-func tagsOf(tags map[string]string) []event.Tag {
+// tagsOf returns the tags of a task, without what looks like a secret in them.
+func (t *Tracker) tagsOf(tags map[string]string) []event.Tag {
+	i := inspection{mask: t.config.Mask}
 	var list []event.Tag
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		if len(list) < maxLabels {
-			list = append(list, event.Tag{Key: cut(key), Value: cut(tags[key])})
+			list = append(list, event.Tag{Key: cut(key), Value: cut(i.withoutSecret(key, tags[key]))})
 		}
 	}
 	return list

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/secret"
 )
 
 const (
@@ -113,7 +114,7 @@ func (f *fakeECS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				"AvailabilityZone": "eu-central-1a", "Containers": task["Containers"],
 			}
 			if strings.HasSuffix(r.URL.Path, "WithTags") {
-				answer["TaskTags"] = map[string]string{"team": "shop", "stage": "test"}
+				answer["TaskTags"] = map[string]string{"team": "shop", "stage": "test", "db-password": "hunter2"}
 			}
 			json.NewEncoder(w).Encode(answer)
 			return true
@@ -233,7 +234,7 @@ func TestECSAgentWithoutLabels(t *testing.T) {
 
 func TestTaskMetadataEndpoint(t *testing.T) {
 	for _, tags := range []bool{false, true} {
-		ecsBubble(t, Config{ECSTags: tags}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
+		ecsBubble(t, Config{ECSTags: tags, Mask: secret.Mask}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, _ *fakeECS) {
 			synctest.Wait()
 			c := web
 			c.env = []string{"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID}
@@ -242,7 +243,7 @@ func TestTaskMetadataEndpoint(t *testing.T) {
 			want := webInTask()
 			want.Service, want.LaunchType = "shop-service", "EC2"
 			if tags {
-				want.Tags = []event.Tag{{Key: "stage", Value: "test"}, {Key: "team", Value: "shop"}}
+				want.Tags = []event.Tag{{Key: "db-password", Value: "***"}, {Key: "stage", Value: "test"}, {Key: "team", Value: "shop"}}
 			}
 			got := tracker.Describe(tracker.Locate(0, "/ecs/demo/"+task32+"/"+id1), 0)
 			if diff := cmp.Diff(want, got.ECS, sameFacts); diff != "" || got.Pending {

@@ -15,6 +15,8 @@ func Mask(args string) (string, bool) {
 	first := next(args, 0)
 	m := masker{text: args}
 	m.know(args[:first])
+	m.assignments(0, first, false) // some programs write all they like there
+	m.forms(0, first)
 	for at := first; at < len(args); {
 		start := at + 1
 		at = next(args, min(start, len(args)))
@@ -35,6 +37,7 @@ func next(args string, start int) int {
 type masker struct {
 	text    string
 	program *program // whose options are known, or nil
+	verb    *program // whose options will be known after its verb, or nil
 	expect  expected
 	secrets []span
 }
@@ -57,13 +60,18 @@ type program struct {
 	name string // or, before a "*", how it begins
 	// Options of one letter whose value is a secret, or "user:secret". Those in glued have it in the same word only.
 	secret, user, glued string
+	verb                string // the options are so only after this word
 }
 
 var programs = [...]program{
 	{name: "mysql*", glued: "p"}, {name: "mariadb*", glued: "p"}, {name: "7z*", glued: "p"},
 	{name: "mongo*", secret: "p"}, {name: "redis-cli", secret: "a"}, {name: "sshpass", secret: "p"},
 	{name: "curl", user: "uU"}, {name: "sqlcmd", secret: "P"}, {name: "ldap*", secret: "w"}, {name: "openssl", secret: "kK"},
-	{name: "zip", secret: "P"}, {name: "unzip", secret: "P"},
+	{name: "zip", secret: "P"}, {name: "unzip", secret: "P"}, {name: "useradd", secret: "p"}, {name: "usermod", secret: "p"},
+	{name: "ssh-keygen", secret: "NP"}, {name: "smbclient", user: "U"},
+	{name: "docker", verb: "login", secret: "p"}, {name: "podman", verb: "login", secret: "p"},
+	{name: "nerdctl", verb: "login", secret: "p"}, {name: "helm", verb: "login", secret: "p"},
+	{name: "az", verb: "login", secret: "p"},
 }
 
 // know looks for a program by its path.
@@ -72,7 +80,10 @@ func (m *masker) know(path string) {
 	for i := range programs {
 		p := &programs[i]
 		if prefix, ok := strings.CutSuffix(p.name, "*"); name == p.name || ok && strings.HasPrefix(name, prefix) {
-			m.program = p
+			m.program, m.verb = p, nil
+			if p.verb != "" {
+				m.program, m.verb = nil, p
+			}
 			return
 		}
 	}
@@ -94,30 +105,18 @@ func (m *masker) argument(start, end int) {
 // words finds secrets in the words of a command line.
 func (m *masker) words(start, end int) {
 	for at := start; at < end; {
-		if strings.IndexByte(" \t\n;|&()", m.text[at]) >= 0 {
+		if strings.IndexByte(blanks, m.text[at]) >= 0 {
 			at++
 			continue
 		}
-		from, to := at, at
-		if c := m.text[at]; c == '"' || c == '\'' {
-			from++
-			to = m.until(from, end, string(c))
-			at = to + 1
-		} else {
-			to = m.until(at, end, " \t\n;|&()")
-			at = to
+		from, to := at, wordEnd(m.text, at, end)
+		at = to
+		if c := m.text[from]; to-from > 1 && (c == '"' || c == '\'') && m.text[to-1] == c {
+			from, to = from+1, to-1
 		}
 		m.know(m.text[from:to])
 		m.word(from, to)
 	}
-}
-
-// until returns where the first of some characters is, or end.
-func (m *masker) until(start, end int, any string) int {
-	if n := strings.IndexAny(m.text[start:end], any); n >= 0 {
-		return start + n
-	}
-	return end
 }
 
 // word finds a secret that the word before announced, or what it announces itself.
@@ -126,12 +125,14 @@ func (m *masker) word(start, end int) {
 	m.expect = nothing
 	option := len(word) > 1 && word[0] == '-'
 	switch {
+	case m.verb != nil && word == m.verb.verb:
+		m.program, m.verb = m.verb, nil
 	case option:
 		m.option(start, end)
 	case expect == aSecret && mayBeOne(word):
 		m.add(start, end)
 	case expect == aUser:
-		if colon := strings.IndexByte(word, ':'); colon >= 0 {
+		if colon := strings.IndexAny(word, ":%"); colon >= 0 {
 			m.add(start+colon+1, end)
 		}
 	}
@@ -149,12 +150,12 @@ func (m *masker) option(start, end int) {
 	case p != nil && (rest == "" && strings.Contains(p.user, letter) || p.user != "" && word == "--user"):
 		m.expect = aUser
 	case p != nil && rest != "" && strings.Contains(p.user, letter):
-		if colon := strings.IndexByte(word, ':'); colon >= 0 {
+		if colon := strings.IndexAny(word, ":%"); colon >= 0 {
 			m.add(start+colon+1, end)
 		}
-	case letter != "-" && strings.HasSuffix(word, "c") && strings.Trim(word[1:], "abcefilx") == "": // sh -c, bash -lc
+	case letter != "-" && strings.HasSuffix(word, "c") && strings.Trim(word[1:], "abcefilpuvx") == "": // sh -c, bash -lc
 		m.expect = aScript
-	case !strings.ContainsAny(word, "=/") && kindOfName(strings.TrimLeft(word, "-")) != "":
+	case !strings.ContainsAny(word, "=:/") && kindOfName(strings.TrimLeft(word, "-")) != "":
 		m.expect = aSecret
 	}
 }
@@ -166,54 +167,105 @@ func (m *masker) assignments(start, end int, script bool) {
 		if c := m.text[i]; c != '=' && c != ':' {
 			continue
 		}
-		name := m.nameBefore(start, i)
-		if kindOfName(strings.TrimPrefix(m.text[name.start:name.end], "-D")) == "" { // java -Dname=value
-			continue
-		}
-		v := m.valueAfter(i, end, script || strings.ContainsAny(m.text[start:name.start], " \t\n?&{,;'\""))
-		if v.start < v.end && mayBeOne(m.text[v.start:v.end]) {
-			m.add(v.start, v.end)
-			i = v.end - 1
+		if a, ok := assignmentAt(m.text, start, end, i, script); ok {
+			m.add(a.value.start, a.value.end)
+			i = a.value.end - 1
 		}
 	}
 }
 
+// assignment is a name, and the value that it has.
+type assignment struct{ name, value span }
+
+// assignmentAt returns the assignment of a secret that the separator at one place of an argument makes, if it is one.
+func assignmentAt(text string, start, end, separator int, script bool) (a assignment, ok bool) {
+	a.name = nameBefore(text, start, separator)
+	name := text[a.name.start:a.name.end]
+	if kindOfName(name) == "" && (len(name) < 3 || name[0] != '-' || kindOfName(name[2:]) == "") { // java -Dname=value
+		return a, false
+	}
+	before := text[start:a.name.start]
+	if text[separator] == ':' && strings.HasSuffix(before, ":") { // arn:aws:secretsmanager:eu-central-1:1:secret:name
+		return a, false
+	}
+	a.value = valueAfter(text, separator, end, script, script || strings.ContainsAny(before, " \t\n?&{,;'\""))
+	return a, a.value.start < a.value.end && mayBeOne(text[a.value.start:a.value.end])
+}
+
 // nameBefore returns the name that ends before a separator.
-func (m *masker) nameBefore(start, at int) span {
+func nameBefore(text string, start, at int) span {
 	end := at
-	if end > start && (m.text[end-1] == '"' || m.text[end-1] == '\'') {
+	if end > start && (text[end-1] == '"' || text[end-1] == '\'') {
 		end--
 	}
 	begin := end
-	for begin > start && isToken(m.text[begin-1]) {
+	for begin > start && isToken(text[begin-1]) {
 		begin--
 	}
 	return span{begin, end}
 }
 
 // valueAfter returns the value behind a separator: up to the end of the argument, or, inside of more, of the word.
-func (m *masker) valueAfter(separator, end int, inside bool) span {
+func valueAfter(text string, separator, end int, script, inside bool) span {
 	start := separator + 1
 	header := false
-	for m.text[separator] == ':' && start < end && m.text[start] == ' ' {
+	for text[separator] == ':' && start < end && text[start] == ' ' {
 		start, header = start+1, true
 	}
-	if start < end && (m.text[start] == '"' || m.text[start] == '\'') {
-		return span{start + 1, m.until(start+1, end, m.text[start:start+1])}
-	}
 	switch {
+	case start < end && (text[start] == '"' || text[start] == '\''):
+		closing := unescaped(text, start+1, end, text[start:start+1])
+		if script && closing+1 < wordEnd(text, start, end) { // 'it goes'" on"
+			return span{start, wordEnd(text, start, end)}
+		}
+		return span{start + 1, closing}
 	case header:
 		for _, scheme := range [...]string{"Bearer ", "Basic ", "Token "} {
-			if n := len(scheme); end-start > n && strings.EqualFold(m.text[start:start+n], scheme) {
+			if n := len(scheme); end-start > n && strings.EqualFold(text[start:start+n], scheme) {
 				start += n
 			}
 		}
-		return span{start, m.until(start, end, "\"'\r\n,}")}
+		return span{start, unescaped(text, start, end, "\"'\r\n,}")}
 	case inside:
-		return span{start, m.until(start, end, " \t\r\n\"'&;,})|")}
+		return span{start, unescaped(text, start, end, " \t\r\n\"'&;,})|")}
 	}
 	return span{start, end}
 }
+
+// unescaped returns where the first of some characters is that no backslash is before, or end.
+func unescaped(text string, start, end int, any string) int {
+	for i := start; i < end; i++ {
+		if text[i] == '\\' {
+			i++
+		} else if strings.IndexByte(any, text[i]) >= 0 {
+			return i
+		}
+	}
+	return end
+}
+
+// wordEnd returns where a shell's word ends that begins at start.
+func wordEnd(text string, start, end int) int {
+	quote := byte(0)
+	for i := start; i < end; i++ {
+		switch c := text[i]; {
+		case c == '\\' && quote != '\'':
+			i++
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case strings.IndexByte(blanks, c) >= 0:
+			return i
+		}
+	}
+	return end
+}
+
+// blanks are what ends a word of a command line.
+const blanks = " \t\n;|&()"
 
 // forms finds what is a secret by its form.
 func (m *masker) forms(start, end int) {

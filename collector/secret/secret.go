@@ -25,37 +25,137 @@ func Kind(name, value string) string {
 	if kind, _, _ := find(value); kind != "" {
 		return kind
 	}
-	if !mayBeOne(value) {
-		return ""
+	if mayBeOne(value) {
+		if kind := kindOfName(name); kind != "" {
+			return kind
+		}
 	}
-	return kindOfName(name)
+	return kindWithin(value)
+}
+
+// kindWithin returns the kind of the first credential that a value assigns to a name, as in "Server=db;Password=x".
+func kindWithin(value string) string {
+	for i := range len(value) {
+		if c := value[i]; c != '=' && c != ':' {
+			continue
+		}
+		if a, ok := assignmentAt(value, 0, len(value), i, true); ok {
+			return kindOfName(value[a.name.start:a.name.end])
+		}
+	}
+	return ""
 }
 
 // mayBeOne reports whether a value may be a credential, rather than a switch or a reference to one.
 func mayBeOne(value string) bool {
 	for _, other := range [...]string{"true", "false", "yes", "no", "on", "off", "none", "null", "0", "1"} {
-		if strings.EqualFold(value, other) {
+		if same(value, other) {
 			return false
 		}
 	}
-	for _, reference := range [...]string{"/", "./", "~/", "@", "arn:", "file:", "http://", "https://", "$"} {
-		if strings.HasPrefix(value, reference) {
-			return false
-		}
-	}
-	return value != "" && value != masked
+	return value != "" && value != masked && !isReference(value)
 }
 
-// named lists the words that make a name one of a credential; of two, both one after the other.
-var named = [...]struct{ word, next, kind string }{
-	{"password", "", Password}, {"passwd", "", Password}, {"passphrase", "", Password}, {"pass", "", Password},
-	{"passwort", "", Password}, {"pwd", "", Password}, {"pgpassword", "", Password},
-	{"token", "", Token}, {"authorization", "", Token}, {"jwt", "", Token}, {"bearer", "", Token},
-	{"api", "key", APIKey}, {"apikey", "", APIKey}, {"account", "key", APIKey}, {"license", "key", APIKey},
-	{"access", "key", AWSAccessKey}, {"accesskey", "", AWSAccessKey},
-	{"private", "key", PrivateKey}, {"privatekey", "", PrivateKey}, {"ssh", "key", PrivateKey},
-	{"secret", "", Other}, {"secrets", "", Other}, {"credential", "", Other}, {"credentials", "", Other},
-	{"encryption", "key", Other}, {"signing", "key", Other}, {"master", "key", Other},
+// isReference reports whether a value leads to a credential that is elsewhere. Passwords may begin with any character,
+// and the keys of AWS with a slash: one alone makes no path.
+func isReference(value string) bool {
+	switch value[0] {
+	case '/':
+		return strings.Count(value, "/") > 1 && !isRandom(value)
+	case '.', '~', '@':
+		rest := value[1:]
+		return rest != "" && (rest[0] == '/' || value[0] == '.' && strings.HasPrefix(rest, "./") || rest == "-")
+	case '$':
+		return isVariable(value[1:])
+	}
+	for _, scheme := range [...]string{"arn:", "file:", "http://", "https://"} {
+		if strings.HasPrefix(value, scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+// isRandom reports whether a value is a row of letters of either case and digits as nobody would call a file.
+func isRandom(value string) bool {
+	var upper, lower, digit bool
+	for i := range len(value) {
+		switch c := value[i]; {
+		case isUpper(c):
+			upper = true
+		case 'a' <= c && c <= 'z':
+			lower = true
+		case '0' <= c && c <= '9':
+			digit = true
+		case c != '/' && c != '+' && c != '=':
+			return false
+		}
+	}
+	return upper && lower && digit && len(value) >= 20
+}
+
+// isVariable reports whether what follows a dollar sign is a variable's name, or something else for a shell to fill in.
+func isVariable(name string) bool {
+	if name == "" || name[0] == '{' || name[0] == '(' {
+		return name != ""
+	}
+	for i := range len(name) {
+		if c := name[i]; !isUpper(c) && c != '_' && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
+// credentialName is a word that makes a name one of a credential, or two, one after the other. With longer, it also ends
+// longer words, like "dbpassword".
+type credentialName struct {
+	before, word string
+	longer       bool
+	kind         string
+}
+
+// named lists them by the last letter.
+var named = ['z' + 1][]credentialName{
+	'a': {{"auth", "data", false, Token}},
+	'd': {
+		{"", "password", true, Password}, {"", "passwd", true, Password}, {"", "pwd", false, Password},
+	},
+	'e': {
+		{"", "passphrase", true, Password}, {"", "cookie", false, Token}, {"", "signature", false, Other},
+	},
+	'g': {{"", "sig", false, Other}},
+	'h': {
+		{"", "masterauth", false, Password}, {"redis", "auth", false, Password}, {"rediscli", "auth", false, Password},
+		{"basic", "auth", false, Password},
+	},
+	'l': {{"", "credential", true, Other}},
+	'n': {{"", "token", true, Token}, {"", "authorization", false, Token}},
+	'r': {{"", "bearer", false, Token}},
+	's': {
+		{"", "pass", false, Password}, {"", "dbpass", false, Password}, {"", "userpass", false, Password},
+		{"", "requirepass", false, Password}, {"", "secrets", false, Other}, {"", "credentials", true, Other},
+	},
+	't': {
+		{"", "passwort", true, Password}, {"", "jwt", false, Token}, {"", "secret", true, Other},
+	},
+	'w': {{"", "pw", false, Password}},
+	'y': {
+		{"access", "key", false, AWSAccessKey}, {"", "accesskey", true, AWSAccessKey},
+		{"api", "key", false, APIKey}, {"", "apikey", true, APIKey}, {"account", "key", false, APIKey},
+		{"license", "key", false, APIKey}, {"storage", "key", false, APIKey}, {"shared", "key", false, APIKey},
+		{"consumer", "key", false, APIKey}, {"service", "key", false, APIKey}, {"auth", "key", false, Token},
+		{"private", "key", false, PrivateKey}, {"", "privatekey", true, PrivateKey}, {"ssh", "key", false, PrivateKey},
+		{"deploy", "key", false, PrivateKey}, {"", "secretkey", true, Other}, {"encryption", "key", false, Other},
+		{"signing", "key", false, Other}, {"master", "key", false, Other},
+	},
+}
+
+// is reports whether a word, with the one before it, is the name.
+func (n *credentialName) is(before, word string) bool {
+	more := len(word) - len(n.word)
+	return more >= 0 && (more == 0 || n.longer) && strings.EqualFold(word[more:], n.word) &&
+		(n.before == "" || same(before, n.before))
 }
 
 // about lists the last words of names that are about a credential and do not hold it.
@@ -63,6 +163,7 @@ var about = [...]string{
 	"file", "path", "dir", "arn", "url", "uri", "endpoint", "host", "port", "name", "length", "len", "size", "min", "max",
 	"type", "ttl", "expiry", "expiration", "expires", "lifetime", "timeout", "enabled", "disabled", "policy", "header",
 	"count", "version", "algorithm", "rotation", "provider", "field", "prompt", "mode", "issuer", "audience", "id", "stdin",
+	"jar", "domain",
 }
 
 // kindOfName returns the kind of credential that a name promises.
@@ -76,12 +177,10 @@ func kindOfName(name string) (kind string) {
 		if word, rest = cutWord(rest); word == "" {
 			continue
 		}
-		for i := range named {
-			n := &named[i]
-			if n.next == "" && same(word, n.word) || n.next != "" && same(word, n.next) && same(before, n.word) {
-				if kind == "" || kind == Other || n.kind == AWSAccessKey {
-					kind = n.kind
-				}
+		names := named[word[len(word)-1]|0x20] // a letter's lower case
+		for i := range names {
+			if n := &names[i]; n.is(before, word) && (kind == "" || kind == Other || n.kind == AWSAccessKey) {
+				kind = n.kind
 			}
 		}
 		before = word
@@ -120,66 +219,83 @@ func isAlphanumeric(c byte) bool {
 	return isUpper(c) || 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
 }
 
-// forms lists how values begin that are credentials whatever they are called, and how many more letters, digits and
+// form is how values begin that are credentials whatever they are called, and how many more letters, digits and
 // characters of "-_." they have at least.
-var forms = [...]struct {
+type form struct {
 	prefix string
 	more   int
 	kind   string
-}{
-	{"AKIA", 16, AWSAccessKey}, {"ASIA", 16, AWSAccessKey},
-	{"ghp_", 20, Token}, {"gho_", 20, Token}, {"ghs_", 20, Token}, {"ghu_", 20, Token}, {"github_pat_", 20, Token},
-	{"glpat-", 20, Token}, {"npm_", 30, Token}, {"pypi-", 50, Token}, {"dckr_pat_", 20, Token},
-	{"xoxb-", 10, Token}, {"xoxp-", 10, Token}, {"xapp-", 10, Token},
-	{"sk_live_", 16, APIKey}, {"rk_live_", 16, APIKey}, {"AIza", 35, APIKey}, {"SG.", 40, APIKey},
-	{"eyJ", 40, Token}, // a JSON web token
 }
 
-// begins has the bytes that what find looks for begins with.
-var begins = [256]bool{
-	':': true, '-': true, 'A': true, 'g': true, 'n': true, 'p': true, 'd': true, 'x': true, 's': true, 'r': true, 'S': true,
-	'e': true,
+// forms lists them by their first letter.
+var forms = ['z' + 1][]form{
+	'A': {
+		{"AKIA", 16, AWSAccessKey}, {"ASIA", 16, AWSAccessKey}, {"AIza", 35, APIKey}, {"AGE-SECRET-KEY-", 20, PrivateKey},
+	},
+	'S': {{"SG.", 40, APIKey}},
+	'd': {{"dckr_pat_", 20, Token}, {"dop_v1_", 20, Token}},
+	'e': {{"eyJ", 40, Token}}, // a JSON web token
+	'g': {
+		{"ghp_", 20, Token}, {"gho_", 20, Token}, {"ghs_", 20, Token}, {"ghu_", 20, Token}, {"ghr_", 20, Token},
+		{"github_pat_", 20, Token}, {"glpat-", 20, Token},
+	},
+	'h': {{"hvs.", 20, Token}},
+	'n': {{"npm_", 30, Token}},
+	'p': {{"pypi-", 50, Token}},
+	'r': {{"rk_live_", 16, APIKey}},
+	's': {{"sk_live_", 16, APIKey}, {"sk_test_", 16, APIKey}, {"sk-", 32, APIKey}, {"shpat_", 20, Token}},
+	'w': {{"whsec_", 16, APIKey}},
+	'x': {
+		{"xoxb-", 10, Token}, {"xoxp-", 10, Token}, {"xoxa-", 10, Token}, {"xoxr-", 10, Token}, {"xapp-", 10, Token},
+	},
 }
 
 // find returns the first credential in a text by its form, and where it is.
 func find(text string) (kind string, start, end int) {
 	for i := 0; i < len(text); i++ {
-		c := text[i]
-		if !begins[c] {
-			continue
-		}
-		if c == ':' && strings.HasPrefix(text[i:], "://") {
+		switch c := text[i]; {
+		case c == ':' && strings.HasPrefix(text[i:], "://"):
 			if start, end, ok := password(text, i+3); ok {
 				return URLPassword, start, end
 			}
-			continue
-		}
-		if c == '-' && strings.HasPrefix(text[i:], "-----BEGIN ") && strings.Contains(text[i:], "PRIVATE KEY-----") {
+		case c == '@':
+			if start, end, ok := driverPassword(text, i); ok {
+				return URLPassword, start, end
+			}
+		case c == '-' && strings.HasPrefix(text[i:], "-----BEGIN ") && strings.Contains(text[i:], "PRIVATE KEY-----"):
 			return PrivateKey, i, len(text)
-		}
-		if !isAlphanumeric(c) || i > 0 && isToken(text[i-1]) {
-			continue
-		}
-		for _, form := range forms {
-			if c != form.prefix[0] || !strings.HasPrefix(text[i:], form.prefix) {
-				continue
-			}
-			end := i + len(form.prefix)
-			for end < len(text) && isToken(text[end]) {
-				end++
-			}
-			if end-i-len(form.prefix) >= form.more {
-				return form.kind, i, end
+		case c <= 'z' && forms[c] != nil && (i == 0 || !isToken(text[i-1])):
+			if kind, end := formAt(text, i); kind != "" {
+				return kind, i, end
 			}
 		}
 	}
 	return "", 0, 0
 }
 
+// formAt returns the kind of the credential that begins at a place of a text by its form, and where it ends.
+func formAt(text string, start int) (kind string, end int) {
+	for _, form := range forms[text[start]] {
+		if !strings.HasPrefix(text[start:], form.prefix) {
+			continue
+		}
+		begin := start + len(form.prefix)
+		end := begin
+		for end < len(text) && isToken(text[end]) {
+			end++
+		}
+		if end-begin >= form.more {
+			return form.kind, end
+		}
+	}
+	return "", 0
+}
+
 // isToken reports whether c may be in a token.
 func isToken(c byte) bool { return isAlphanumeric(c) || c == '_' || c == '-' || c == '.' }
 
-// password returns where the password is in what follows the "://" of an address.
+// password returns where the password is in what follows the "://" of an address. It may have characters that an address
+// should escape; what is a port has none behind it.
 func password(text string, at int) (start, end int, ok bool) {
 	for i := at; i < len(text); i++ {
 		switch text[i] {
@@ -188,10 +304,34 @@ func password(text string, at int) (start, end int, ok bool) {
 				start = i + 1
 			}
 		case '@':
-			return start, i, start > 0 && i > start && text[start:i] != masked
-		case '/', '?', '#', ' ', '\t', '\n', '"', '\'', 0:
-			return 0, 0, false
+			end = i
+		case '/', '?', '#':
+			if start == 0 || end > start || isPort(text[start:i]) {
+				return start, end, isPassword(text, start, end)
+			}
+		case ' ', '\t', '\r', '\n', '"', '\'', 0:
+			return start, end, isPassword(text, start, end)
 		}
 	}
-	return 0, 0, false
+	return start, end, isPassword(text, start, end)
+}
+
+func isPassword(text string, start, end int) bool {
+	return start > 0 && end > start && text[start:end] != masked
+}
+
+func isPort(text string) bool {
+	return text != "" && len(text) <= 5 && strings.Trim(text, "0123456789") == ""
+}
+
+// driverPassword returns where the password is before an "@" in an address such as Go's database drivers take:
+// user:password@tcp(host:3306)/name.
+func driverPassword(text string, at int) (start, end int, ok bool) {
+	if rest := text[at+1:]; !strings.HasPrefix(rest, "tcp(") && !strings.HasPrefix(rest, "unix(") {
+		return 0, 0, false
+	}
+	begin := strings.LastIndexAny(text[:at], " \t\r\n\"'=\x00") + 1
+	colon := strings.IndexByte(text[begin:at], ':')
+	start = begin + colon + 1
+	return start, at, colon >= 0 && isPassword(text, start, at)
 }

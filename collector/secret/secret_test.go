@@ -19,6 +19,15 @@ func TestKind(t *testing.T) {
 		{"TLS", "-----BEGIN RSA PRIVATE KEY-----\nMIIE", PrivateKey},
 		{"J", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abc", Token},
 
+		{"AWS_SECRET_ACCESS_KEY", "/JalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", AWSAccessKey}, {"DB_PASSWORD", "/hunter2", Password},
+		{"DB_PASSWORD", "$ecret", Password}, {"DB_PASSWORD", "@home", Password}, {"DB_PASSWORD", "~hunter", Password},
+		{"dbpassword", "hunter2", Password}, {"CLIENTSECRET", token, Other}, {"REDISCLI_AUTH", "hunter2", Password},
+		{"DATABASE_URL", "postgres://shop:hun@ter2@db/shop", URLPassword}, {"REDIS_URL", "redis://:hun/ter2@db/0", URLPassword},
+		{"DSN", "shop:hunter2@tcp(db:3306)/shop", URLPassword}, {"X", "Server=db;User Id=sa;Password=hunter2;", Password},
+		{"X", `{"user":"me","api_key":"hunter2"}`, APIKey}, {"OPENAI", "sk-0123456789abcdefghijklmnopqrstuvwxyz", APIKey},
+
+		{"DB_PASSWORD", "$DB_PASSWORD", ""}, {"DB_PASSWORD", "${PASSWORD}", ""}, {"DB_PASSWORD", "./password", ""},
+		{"REGISTRY", "https://registry:5000/@scope/name", ""}, {"X", "Server=db;Password=;", ""}, {"SECRETARY", "me", ""},
 		{"PWD", "/root", ""}, {"OLDPWD", "x", ""}, {"PATH", "/bin", ""}, {"HOSTNAME", "web", ""}, {"KEYBOARD", "us", ""},
 		{"DB_PASSWORD_FILE", "/run/secrets/db", ""}, {"DB_PASSWORD", "/run/secrets/db", ""}, {"DB_PASSWORD", "", ""},
 		{"PASSWORD_MIN_LENGTH", "8", ""}, {"TOKEN_URL", "https://idp/token", ""}, {"USE_TOKEN", "true", ""},
@@ -70,6 +79,26 @@ func TestMask(t *testing.T) {
 		{"openssl|enc|-pass|pass:hunter2", "openssl|enc|-pass|***"},
 		{"openssl|enc|-passin|pass:hunter2", "openssl|enc|-passin|pass:***"},
 
+		{"docker|run|-edbpassword=hunter2|-e|X=y|shop", "docker|run|-edbpassword=***|-e|X=y|shop"},
+		{"docker|run|-e|AWS_SECRET_ACCESS_KEY=/JalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY|x",
+			"docker|run|-e|AWS_SECRET_ACCESS_KEY=***|x"},
+		{"docker|run|-e|DSN=shop:hunter2@tcp(db:3306)/shop|x", "docker|run|-e|DSN=shop:***@tcp(db:3306)/shop|x"},
+		{"docker|run|-e|URL=redis://:hun/t@er2@db/0|x", "docker|run|-e|URL=redis://:***@db/0|x"},
+		{"docker|login|-u|me|-p|hunter2|registry", "docker|login|-u|me|-p|***|registry"},
+		{"docker|run|--label|com.example/db.password=hunter2|x", "docker|run|--label|com.example/db.password=***|x"},
+		{"app|--requirepass|hunter2", "app|--requirepass|***"},
+		{"app|mongodb://a:x@h1,h2/d|amqp://a:x@h,amqp://b:y@h", "app|mongodb://a:***@h1,h2/d|amqp://a:***@h,amqp://b:***@h"},
+		{"curl|https://b.s3.amazonaws.com/k?X-Amz-Signature=0af1&x=1", "curl|https://b.s3.amazonaws.com/k?X-Amz-Signature=***&x=1"},
+		{`sh|-euc|mysql -p'two words' x; PGPASSWORD=a\ b psql; DB_PASSWORD='it'"s" app`,
+			`sh|-euc|mysql -p*** x; PGPASSWORD=*** psql; DB_PASSWORD=*** app`},
+		{`curl|-d|{"password":"hun\"ter2","x":1}`, `curl|-d|{"password":"***","x":1}`},
+		{"smbclient|-U|me%hunter2|//h/s", "smbclient|-U|me%***|//h/s"},
+		{"redis-server --requirepass=hunter2|x", "redis-server --requirepass=***|x"},
+
+		{"docker|run|-p|8080:80|login", "docker|run|-p|8080:80|login"},
+		{"aws|get-secret-value|--secret-id|arn:aws:secretsmanager:eu-central-1:1:secret:shop/db",
+			"aws|get-secret-value|--secret-id|arn:aws:secretsmanager:eu-central-1:1:secret:shop/db"},
+		{"npm|view|http://registry:4873/@scope/name", "npm|view|http://registry:4873/@scope/name"},
 		{"docker|run|-p|8080:80|shop", "docker|run|-p|8080:80|shop"},
 		{"ssh|-p|2222|me@host", "ssh|-p|2222|me@host"},
 		{"ls|-l|/run/secrets", "ls|-l|/run/secrets"},
@@ -87,11 +116,20 @@ func TestMask(t *testing.T) {
 	}
 }
 
-// What begins a form is looked for.
-func TestBegins(t *testing.T) {
-	for _, form := range forms {
-		if !begins[form.prefix[0]] {
-			t.Errorf("%s is never found", form.prefix)
+// What is listed under another letter is never found.
+func TestTables(t *testing.T) {
+	for letter, list := range forms {
+		for _, form := range list {
+			if form.prefix[0] != byte(letter) {
+				t.Errorf("form %s is under %c", form.prefix, letter)
+			}
+		}
+	}
+	for letter, list := range named {
+		for _, n := range list {
+			if n.word[len(n.word)-1] != byte(letter) {
+				t.Errorf("name %s is under %c", n.word, letter)
+			}
 		}
 	}
 }
@@ -113,6 +151,17 @@ func FuzzMask(f *testing.F) {
 			t.Fatalf("%q -> %q -> %q", in, out, again)
 		}
 	})
+}
+
+func TestKindDoesNotAllocate(t *testing.T) {
+	if n := testing.AllocsPerRun(100, func() {
+		Kind("DB_PASSWORD", "hunter2")
+		Kind("X", "Server=db;Password=hunter2")
+		Kind("DATABASE_URL", "postgres://shop:hunter2@db/shop")
+		Kind("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 func TestMaskDoesNotAllocate(t *testing.T) {
