@@ -153,6 +153,10 @@ func printStatus(out io.Writer, s *status, color bool) error {
 	fmt.Fprintf(w, "instance\t%s\n", instanceText(s))
 	fmt.Fprintf(w, "endpoint\t%s: %s\n", event.Escape(s.Upload.Endpoint), uploadText(s.Upload.Upload, color))
 	fmt.Fprintf(w, "containers\t%d known%s\n", s.Containers.Containers, brackets(s.Containers.Reason))
+	if c := &s.Containers; c.Bound.Containers > 0 {
+		fmt.Fprintf(w, "\tname and task known after p50 %s, p99 %s; %d not described yet\n", seconds(c.Bound.P50),
+			seconds(c.Bound.P99), c.Pending)
+	}
 	fmt.Fprintf(w, "ecs\t%s\n", event.Escape(s.ECS.Reason))
 	l := s.Ledger
 	fmt.Fprintf(w, "ledger\tobserved %d = acked %d + spooled %d + open %d + lost %d\n", l.Observed, l.Acked, l.Spooled, l.Open,
@@ -165,6 +169,10 @@ func printStatus(out io.Writer, s *status, color bool) error {
 		return err
 	}
 	return s.kindTable.print(out, color)
+}
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond)
 }
 
 // instanceText says what instance this is, or why that is not known.

@@ -186,7 +186,7 @@ func (t *Tracker) track(f found) *tracked {
 		return c
 	}
 	known := f.container()
-	c := &tracked{known: &known, told: told{fromCgroup: known.ECS}}
+	c := &tracked{known: &known, told: told{fromCgroup: known.ECS}, seen: time.Now()}
 	known.ECS = c.told.task()
 	if len(t.containers) >= t.config.MaxContainers && !t.evictContainer() {
 		t.stats.ContainersRefused++

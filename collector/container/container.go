@@ -84,9 +84,15 @@ type Stats struct {
 	EngineFailures    uint64 `json:"engine_failures"`    // requests to the engine, or its stream, that failed
 	UpdatesDropped    uint64 `json:"updates_dropped"`    // descriptions that nobody fetched in time
 	Undescribed       uint64 `json:"undescribed"`        // containers given out as pending and forgotten as such
+	EventsBound       uint64 `json:"events_bound"`       // that Describe was told of when name and task were known
+	EventsUnbound     uint64 `json:"events_unbound"`     // and when not: Updates has them, if the engine ever tells
+	EventsPending     uint64 `json:"events_pending"`     // of both, those of containers that were pending
 	TasksDisbelieved  uint64 `json:"tasks_disbelieved"`  // answers of the ECS agent about tasks that cannot be of this host
 	MetadataFailures  uint64 `json:"metadata_failures"`  // requests to the task metadata endpoint that failed
 	ExecsUnverified   uint64 `json:"execs_unverified"`   // told of without the engine's answer about them
+
+	Bound     Binding `json:"bound"`     // until name and task were known
+	Described Binding `json:"described"` // until all was, and the container was not pending any more
 }
 
 // Tracker knows the containers of this host. Its methods may be called from several goroutines.
@@ -116,6 +122,8 @@ type Tracker struct {
 	engine     engineState
 	ecs        ecsState
 	stats      Stats
+	bound      bindings // see Stats
+	described  bindings
 }
 
 // tracked is one container. Those that found no room are in no map, but cgroups may point to them.
@@ -123,6 +131,8 @@ type tracked struct {
 	// known is all that is known. It is replaced as a whole and never changed: events point to it.
 	known     *event.Container
 	told      told      // of its task, in known.ECS
+	seen      time.Time // first
+	bound     bool      // name and task are known
 	cgroups   int       // how many cgroups point here
 	gone      time.Time // when it was seen to be gone; zero while it exists
 	given     bool      // Describe gave it out as pending
@@ -252,16 +262,22 @@ func (t *Tracker) walkAgain() {
 
 // Stats returns the counters.
 func (t *Tracker) Stats() Stats {
+	s, bound, described := t.count()
+	s.Bound, s.Described = bound.sum(), described.sum()
+	return s
+}
+
+func (t *Tracker) count() (s Stats, bound, described bindings) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.stats
+	s = t.stats
 	s.Containers, s.Cgroups = len(t.containers), len(t.cgroups)
 	for _, c := range t.waiting {
 		if c.known.Pending {
 			s.Pending++
 		}
 	}
-	return s
+	return s, t.bound, t.described
 }
 
 // signal puts a value into a channel of one, unless it has one.

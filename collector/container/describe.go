@@ -22,9 +22,22 @@ func (t *Tracker) Describe(c *event.Container, events uint64) event.Container {
 	if !ok {
 		return *c
 	}
-	tracked.events += events
+	t.countEvents(tracked, events)
 	tracked.given = tracked.given || tracked.known.Pending
 	return *tracked.known
+}
+
+// countEvents counts what Describe was told of. t.mu is held.
+func (t *Tracker) countEvents(c *tracked, events uint64) {
+	c.events += events
+	if c.bound {
+		t.stats.EventsBound += events
+	} else {
+		t.stats.EventsUnbound += events
+	}
+	if c.known.Pending {
+		t.stats.EventsPending += events
+	}
 }
 
 // Known is a container as List tells of it.
@@ -70,6 +83,7 @@ func (t *Tracker) note(id string, f facts) *tracked {
 	defer t.mu.Unlock()
 	c := t.track(found{id: id, runtime: docker})
 	c.add(f)
+	t.bind(c)
 	return c
 }
 
@@ -82,6 +96,7 @@ func (t *Tracker) settle(id string, f facts) {
 		return
 	}
 	c.add(f)
+	t.bind(c)
 	if !c.stale {
 		delete(t.waiting, id)
 		c.life.oomKilled = c.life.oomKilled || f.oomKilled
@@ -107,6 +122,7 @@ func (t *Tracker) complete(c *tracked) {
 	known := *c.known
 	known.Pending = false
 	c.known = &known
+	t.described.add(time.Since(c.seen))
 	if !c.given {
 		return
 	}
