@@ -126,6 +126,19 @@ func (d *Daemon) Stop(t testing.TB) {
 	}
 }
 
+// Freeze stops dockerd from running until Thaw: it answers nothing, and nobody's connection breaks.
+func (d *Daemon) Freeze(t testing.TB) { d.signal(t, syscall.SIGSTOP) }
+
+// Thaw has dockerd run again.
+func (d *Daemon) Thaw(t testing.TB) { d.signal(t, syscall.SIGCONT) }
+
+func (d *Daemon) signal(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	if err := d.process.Process.Signal(signal); err != nil {
+		t.Fatalf("signal dockerd: %v", err)
+	}
+}
+
 // Restart ends dockerd, unless it was stopped, and starts it again with the same data.
 func (d *Daemon) Restart(t testing.TB) {
 	t.Helper()
@@ -156,6 +169,28 @@ func (d *Daemon) Import(t testing.TB, name string) {
 	if err != nil {
 		t.Fatalf("make image %s: %v", name, err)
 	}
+	d.importRoot(t, name, root)
+}
+
+// ImportPrograms makes an image that holds nothing but static programs, by their paths, for example "/tiny".
+func (d *Daemon) ImportPrograms(t testing.TB, name string, programs map[string][]byte) {
+	t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for path, program := range programs {
+		w.WriteHeader(&tar.Header{
+			Typeflag: tar.TypeReg, Name: strings.TrimPrefix(path, "/"), Mode: 0o755, Size: int64(len(program)),
+		})
+		w.Write(program)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatalf("make image %s: %v", name, err)
+	}
+	d.importRoot(t, name, archive.Bytes())
+}
+
+func (d *Daemon) importRoot(t testing.TB, name string, root []byte) {
+	t.Helper()
 	cmd := exec.Command("docker", "--host", "unix://"+d.Socket, "import", "-", name)
 	cmd.Stdin = bytes.NewReader(root)
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -15,9 +17,11 @@ import (
 type Task struct {
 	ID  string // 32 hexadecimal digits
 	ARN string // of a task in the cluster "demo"
-	// Args are the arguments of docker run that make a container one of the task's: its cgroup's parent and the labels
-	// that the ECS agent sets. The container is "web" in revision 42 of the family "shop".
-	Args []string
+	// CgroupParent and Labels are what the ECS agent gives the task's containers, and Args are the same as arguments of
+	// docker run. The container is "web" in revision 42 of the family "shop".
+	CgroupParent string
+	Labels       map[string]string
+	Args         []string
 }
 
 // taskParent is the cgroup that the tasks' cgroups are in.
@@ -29,13 +33,17 @@ func (d *Daemon) NewTask(t testing.TB) Task {
 	var random [16]byte
 	rand.Read(random[:])
 	id := hex.EncodeToString(random[:])
-	task := Task{ID: id, ARN: "arn:aws:ecs:eu-central-1:123456789012:task/demo/" + id}
-	task.Args = []string{"--cgroup-parent", taskParent + "/" + id}
-	for _, label := range []string{
-		"cluster=demo", "container-name=web", "task-arn=" + task.ARN,
-		"task-definition-family=shop", "task-definition-version=42",
-	} {
-		task.Args = append(task.Args, "--label", "com.amazonaws.ecs."+label)
+	task := Task{ID: id, ARN: "arn:aws:ecs:eu-central-1:123456789012:task/demo/" + id, CgroupParent: taskParent + "/" + id}
+	task.Labels = map[string]string{
+		"com.amazonaws.ecs.cluster":                 "demo",
+		"com.amazonaws.ecs.container-name":          "web",
+		"com.amazonaws.ecs.task-arn":                task.ARN,
+		"com.amazonaws.ecs.task-definition-family":  "shop",
+		"com.amazonaws.ecs.task-definition-version": "42",
+	}
+	task.Args = []string{"--cgroup-parent", task.CgroupParent}
+	for _, label := range slices.Sorted(maps.Keys(task.Labels)) {
+		task.Args = append(task.Args, "--label", label+"="+task.Labels[label])
 	}
 	d.tasks = append(d.tasks, task)
 	return task

@@ -52,6 +52,12 @@ func New(bin, config, dir string) (*Stack, error) {
 
 func (s *Stack) socket() string { return filepath.Join(s.dir, "agent.sock") }
 
+// Dir returns the folder that both keep everything in.
+func (s *Stack) Dir() string { return s.dir }
+
+// Spool returns the folder of the batches that the agent has not delivered.
+func (s *Stack) Spool() string { return filepath.Join(s.dir, "agent", "spool") }
+
 // Data returns the folder that the endpoint keeps everything in.
 func (s *Stack) Data() string { return filepath.Join(s.dir, "endpoint") }
 
@@ -132,6 +138,24 @@ func (s *Stack) Events(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, fmt.Errorf("read events: %w: %s", err, exit.Stderr)
 	}
 	return out, err
+}
+
+// Ask returns what a command of taskguard-agent prints that asks the running agent, such as "status".
+func (s *Stack) Ask(ctx context.Context, command ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	args := append(command, "--socket", s.socket())
+	out, err := exec.CommandContext(ctx, s.program("taskguard-agent"), args...).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("ask agent: %s: %w: %s", strings.Join(command, " "), err, out)
+	}
+	return out, nil
+}
+
+// Watch starts to print the agent's own stream of events, as they are sealed from now on.
+func (s *Stack) Watch(stdout io.Writer, args ...string) (*Process, error) {
+	args = append([]string{"events", "--follow", "--socket", s.socket()}, args...)
+	return start("watch", filepath.Join(s.dir, "watch.log"), stdout, s.program("taskguard-agent"), args...)
 }
 
 // Counts returns how many events of each kind the endpoint has.

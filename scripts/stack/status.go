@@ -27,6 +27,28 @@ type Status struct {
 		Problem string `json:"problem"`
 		Retries uint64 `json:"retries"`
 	} `json:"upload"`
+	Containers Containers `json:"containers"`
+}
+
+// Containers is what the agent knows of containers.
+type Containers struct {
+	Connected     bool    `json:"connected"`
+	Containers    int     `json:"containers"`
+	Pending       int     `json:"pending"`
+	Undescribed   uint64  `json:"undescribed"`
+	EventsBound   uint64  `json:"events_bound"`
+	EventsUnbound uint64  `json:"events_unbound"`
+	EventsPending uint64  `json:"events_pending"`
+	Bound         Binding `json:"bound"`
+	Described     Binding `json:"described"`
+}
+
+// Binding is how long something was not known of containers.
+type Binding struct {
+	Containers uint64  `json:"containers"`
+	P50        float64 `json:"p50_seconds"`
+	P99        float64 `json:"p99_seconds"`
+	Max        float64 `json:"max_seconds"`
 }
 
 // Ledger accounts for every event.
