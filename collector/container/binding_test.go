@@ -37,16 +37,16 @@ func TestBoundAndDescribed(t *testing.T) {
 		c := tracker.Locate(8, "")
 		time.Sleep(time.Second)
 		tracker.Describe(c, 3)
-		tracker.note(id1, facts{Container: event.Container{Name: "web"}})
+		tracker.note(id1, facts{Container: event.Container{Name: "web"}}, time.Now())
 		tracker.Describe(c, 4)
 		time.Sleep(time.Second)
-		tracker.note(id1, facts{labels: ecsLabels()})
+		tracker.note(id1, facts{labels: ecsLabels()}, time.Now())
 		tracker.Describe(c, 50)
 		time.Sleep(time.Second)
 		tracker.settle(id1, facts{})
 		tracker.settle(id1, facts{}) // asked again after its start
 		tracker.Describe(c, 600)
-		tracker.note(id2, facts{Container: event.Container{Name: "of no task"}})
+		tracker.note(id2, facts{Container: event.Container{Name: "of no task"}}, time.Now())
 
 		s := tracker.Stats()
 		if want := (Binding{Containers: 2, P50: 0, P99: 2, Max: 2}); s.Bound != want {

@@ -99,6 +99,7 @@ type Stats struct {
 type Tracker struct {
 	config Config
 	log    *slog.Logger
+	began  time.Time                               // when New was called
 	dial   func(context.Context) (net.Conn, error) // to the engine
 
 	ecsClient *http.Client
@@ -135,7 +136,7 @@ type tracked struct {
 	bound     bool      // name and task are known
 	cgroups   int       // how many cgroups point here
 	gone      time.Time // when it was seen to be gone; zero while it exists
-	given     bool      // Describe gave it out as pending
+	given     bool      // Describe gave it out as pending, or that of an agent before may have
 	life      life
 	disguised bool   // it has labels that hide what the engine says of its life
 	events    uint64 // that Describe was told of
@@ -147,6 +148,7 @@ type tracked struct {
 
 	asking   bool      // a request about it is under way
 	stale    bool      // whose answer will not be the last word
+	missed   bool      // the engine did not have it when it was asked
 	failures int       // requests in a row that failed
 	next     time.Time // no request before
 }
@@ -188,6 +190,7 @@ func New(c Config) (*Tracker, error) {
 	t := &Tracker{
 		config:     c,
 		log:        c.Logger,
+		began:      time.Now(),
 		pending:    make(chan struct{}, 1),
 		sought:     make(chan struct{}, 1),
 		wished:     make(chan struct{}, 1),
@@ -217,8 +220,10 @@ func New(c Config) (*Tracker, error) {
 	return t, nil
 }
 
-// Run keeps the tracker up to date until ctx is done; then it returns nil. It never gives up on the engine.
+// Run keeps the tracker up to date until ctx is done; then it returns nil, and containers whose names and tasks are known
+// are not pending any more. It never gives up on the engine.
 func (t *Tracker) Run(ctx context.Context) error {
+	defer t.conclude()
 	var running sync.WaitGroup
 	defer running.Wait()
 	if t.config.Docker != "" {

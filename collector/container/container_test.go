@@ -374,7 +374,7 @@ func TestAPendingContainerThatIsForgottenIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracker := newTracker(t, Config{Docker: "unix:///nowhere", Retain: time.Minute})
 		for n := range 3 {
-			tracker.note(hexID(n), facts{Container: event.Container{Name: "x"}})
+			tracker.note(hexID(n), facts{Container: event.Container{Name: "x"}}, time.Now())
 			tracker.destroyed(hexID(n))
 		}
 		c := tracker.Locate(0, "/docker/"+hexID(1))

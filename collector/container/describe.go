@@ -60,7 +60,7 @@ func (t *Tracker) List() []Known {
 }
 
 // Updates returns the descriptions that were completed since the last call, of containers that Describe gave out as
-// pending. Each is returned once.
+// pending, or that existed before New: an agent before may have given them out. Each is returned once.
 func (t *Tracker) Updates() []event.Container {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,12 +77,14 @@ type facts struct {
 	oomKilled bool   // since its last start
 }
 
-// note adds what the engine says in passing.
-func (t *Tracker) note(id string, f facts) *tracked {
+// note adds what the engine says in passing, of a container that existed at a time. One that did before New may have
+// been given out as pending by another agent, which ended before it could be described.
+func (t *Tracker) note(id string, f facts, existed time.Time) *tracked {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.track(found{id: id, runtime: docker})
 	c.add(f)
+	c.given = c.given || c.known.Pending && existed.Before(t.began)
 	t.bind(c)
 	return c
 }
@@ -119,6 +121,22 @@ func (t *Tracker) complete(c *tracked) {
 	if !c.known.Pending || !c.described || c.wish != nil {
 		return
 	}
+	t.publish(c)
+}
+
+// conclude ends the wait for all who could tell more of containers that are known well enough.
+func (t *Tracker) conclude() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.containers {
+		if c.known.Pending && c.bound {
+			t.publish(c)
+		}
+	}
+}
+
+// publish ends the wait for a container's description. t.mu is held.
+func (t *Tracker) publish(c *tracked) {
 	known := *c.known
 	known.Pending = false
 	c.known = &known

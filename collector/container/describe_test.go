@@ -3,6 +3,7 @@ package container
 import (
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,7 +91,7 @@ func TestHostileLabelsAreCut(t *testing.T) {
 // The path may come after the engine's word, and the other way round.
 func TestTaskIDOfThePathIsAdded(t *testing.T) {
 	tracker := newTracker(t, Config{Docker: "unix:///nowhere"})
-	tracker.note(id1, facts{Container: event.Container{Name: "web", Image: "shop:1"}})
+	tracker.note(id1, facts{Container: event.Container{Name: "web", Image: "shop:1"}}, time.Now())
 	first := tracker.Locate(0, "/docker/"+id1)
 	tracker.AddCgroup(5, "/ecs/"+task32+"/"+id1)
 	if c := tracker.Locate(5, ""); taskOf(*c) != task32 || c.Name != "web" {

@@ -30,6 +30,8 @@ const (
 	maxBackoff     = 5 * time.Second // between attempts to connect: opening a local socket costs next to nothing
 	maxPostpone    = time.Minute     // between requests about one container that fail
 	steadyAfter    = 2 * maxBackoff  // a session that lasts is a recovery; one that ends at once is not
+	messageDelay   = 2 * time.Second // of a message in the stream, at most, behind an answer
+	lookback       = time.Minute     // before New: what was made then may be gone before it can be asked about
 
 	maxLogged = 8 // different problems in the log until the engine answers
 
@@ -57,7 +59,7 @@ func (t *Tracker) State() (connected bool, reason string) {
 
 // follow connects to the engine again and again.
 func (t *Tracker) follow(ctx context.Context) {
-	f := newFollowing(time.Now())
+	f := newFollowing(t.began.Add(-lookback))
 	backoff := minBackoff
 	for {
 		began := time.Now()
@@ -232,7 +234,7 @@ func (t *Tracker) list(ctx context.Context, engine *engine) {
 		if !strings.HasPrefix(c.Image, "sha256:") {
 			f.Image = cut(c.Image)
 		}
-		t.note(c.ID, f)
+		t.note(c.ID, f, time.Unix(c.Created, 0))
 	}
 }
 
@@ -305,16 +307,31 @@ func (t *Tracker) inspect(ctx context.Context, engine *engine, id string) {
 		f := i.facts(&c)
 		f.ImageDigest = engine.digest(ctx, c.Image, c.Config.Image)
 		if ctx.Err() == context.Canceled { // perhaps before it was answered
-			t.note(id, f)
+			t.note(id, f, time.Now())
 			t.postpone(id, true)
 			return
 		}
 		t.settle(id, f)
+	case errdefs.IsNotFound(err) && t.mayBeTold(id):
 	case errdefs.IsNotFound(err):
 		t.settle(id, facts{}) // gone, or another engine's: there is no more to learn
 	default:
 		t.postpone(id, ctx.Err() == context.Canceled)
 	}
+}
+
+// mayBeTold reports whether the engine's stream may still tell of a container that the engine does not have, and has it
+// asked about again if so: the message of its creation may be on its way.
+func (t *Tracker) mayBeTold(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c, ok := t.waiting[id]
+	if !ok || c.bound || c.missed {
+		return false
+	}
+	c.missed, c.asking = true, false
+	c.next = time.Now().Add(messageDelay)
+	return true
 }
 
 // postpone has a container asked about again: later each time, or at once when the session ended meanwhile.

@@ -418,13 +418,69 @@ func TestContainerThatTheEngineDoesNotKnow(t *testing.T) {
 		if !tracker.Describe(c, 0).Pending {
 			t.Error("not pending before the engine was asked")
 		}
-		synctest.Wait()
+		time.Sleep(messageDelay + time.Second)
 		if diff := cmp.Diff([]event.Container{{ID: id2}}, tracker.Updates(), sameFacts); diff != "" {
 			t.Error(diff)
 		}
 		time.Sleep(time.Hour)
-		if n := engine.count("GET /containers/" + id2); n != 1 {
-			t.Errorf("asked %d times, want once", n)
+		if n := engine.count("GET /containers/" + id2); n != 2 {
+			t.Errorf("asked %d times, want twice", n)
+		}
+	})
+}
+
+// The engine's word of a container's creation may come after its word that the container is gone.
+func TestMessageThatIsLate(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		tracker.AddCgroup(8, "/ecs/demo/"+task32+"/"+id1)
+		c := tracker.Locate(8, "")
+		tracker.Describe(c, 1)
+		synctest.Wait()
+		if n := engine.count("GET /containers/" + id1); n != 1 {
+			t.Fatalf("asked %d times, want once", n)
+		}
+		tracker.note(id1, facts{Container: event.Container{Name: "web"}, labels: ecsLabels()}, time.Now())
+		time.Sleep(messageDelay + time.Second)
+		updates := tracker.Updates()
+		if len(updates) != 1 || updates[0].Name != "web" || updates[0].ECS == nil || updates[0].ECS.TaskARN != demoTaskARN {
+			t.Errorf("updates %+v, want one with name and task", updates)
+		}
+	})
+}
+
+// What was made before this tracker is described though it gave nothing of it out, and is gone: another may have, and
+// ended.
+func TestWhatAnotherTrackerGaveOutIsDescribed(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+		synctest.Wait()
+		named := facts{Container: event.Container{Name: "web"}, labels: ecsLabels()}
+		tracker.note(id1, named, tracker.began.Add(-time.Second))
+		tracker.note(id2, named, time.Now())
+		time.Sleep(messageDelay + time.Second)
+		if updates := tracker.Updates(); len(updates) != 1 || updates[0].ID != id1 || updates[0].Pending {
+			t.Errorf("updates %+v, want that of the container that existed before", updates)
+		}
+	})
+}
+
+// At the end all that is known of a container is said, as nobody says more; but one whose name or task is not known
+// stays pending, for the next tracker to describe.
+func TestEndOfRunDescribesWhatIsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tracker := newTracker(t, Config{Docker: "unix:///nowhere"})
+		stop := run(t, tracker)
+		for cgroup, id := range map[uint64]string{8: id1, 9: id2} {
+			tracker.AddCgroup(cgroup, "/ecs/demo/"+task32+"/"+id)
+			tracker.Describe(tracker.Locate(cgroup, ""), 1)
+		}
+		tracker.note(id1, facts{Container: event.Container{Name: "web"}, labels: ecsLabels()}, time.Now())
+		stop()
+		if updates := tracker.Updates(); len(updates) != 1 || updates[0].ID != id1 || updates[0].Pending {
+			t.Errorf("updates %+v, want that of the container with a name", updates)
+		}
+		if c := tracker.Describe(tracker.Locate(9, ""), 1); !c.Pending {
+			t.Errorf("%+v is not pending", c)
 		}
 	})
 }
@@ -597,7 +653,7 @@ func TestInspectIsBounded(t *testing.T) {
 		if n := engine.count("GET /containers/0"); n != 11*inspectors {
 			t.Errorf("asked %d times in 10 s, want %d", n, 11*inspectors)
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(time.Minute)
 		if s := tracker.Stats(); s.Pending != 0 {
 			t.Errorf("got %+v", s)
 		}

@@ -89,7 +89,7 @@ func (t *Tracker) noteMessage(m *events.Message) *tracked {
 	i := inspection{mask: t.config.Mask}
 	return t.note(m.Actor.ID, facts{labels: labels, Container: event.Container{
 		Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labels), Truncated: i.cut,
-	}})
+	}}, time.Unix(0, m.TimeNano))
 }
 
 // about returns the container of a message. Only of one that was not heard of before does the message describe it.
@@ -160,8 +160,9 @@ func (t *Tracker) emit(at time.Time, kind event.Kind, c *event.Container) {
 	t.emitEvent(&event.Event{Time: at, Kind: kind, Container: c})
 }
 
+// emitEvent tells of an event. Those from before New describe containers only: an agent before may have told of them.
 func (t *Tracker) emitEvent(e *event.Event) {
-	if t.wants(e.Kind) {
+	if t.wants(e.Kind) && !e.Time.Before(t.began) {
 		t.config.Sink.Emit(e)
 	}
 }
