@@ -132,8 +132,8 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
 
-	// What is asked of others ends with ctx, or when no source is left. The sources then emit what the kernel still holds, and only when they
-	// have, the sender seals and uploads the rest.
+	// What is asked of others ends with ctx, or when no source is left. The sources then emit what the kernel still
+	// holds, and only when they have, the sender seals and uploads the rest, with the tracker's last words on containers.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
 	var tracking, background, delivery sync.WaitGroup
@@ -196,7 +196,8 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	needs := sourceNeeds{
-		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup, place: placeIn(a.tracker, hierarchy),
+		hierarchy: hierarchy, wall: a.clock.Wall, cgroup: a.tracker.AddCgroup, watching: a.learnCgroups,
+		place: placeIn(a.tracker, hierarchy),
 	}
 	if a.cfg.DockerSocket != "" {
 		needs.engine = a.tracker.State
@@ -208,10 +209,17 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	// The sources are attached: what starts from now on is in their buffers.
+	if a.sources.ebpf == nil {
+		a.learnCgroups()
+	}
+	return a.table.Bootstrap(ctx)
+}
+
+// learnCgroups has the containers known that run already.
+func (a *agent) learnCgroups() {
 	if err := a.tracker.Bootstrap(); err != nil {
 		a.log.Warn("containers that run already are found by their processes", "error", err)
 	}
-	return a.table.Bootstrap(ctx)
 }
 
 // openIdle makes what delivers, and nothing that observes.

@@ -35,6 +35,7 @@ type sourceNeeds struct {
 	hierarchy container.Hierarchy
 	wall      func(boot uint64) time.Time
 	cgroup    func(id uint64, path string)
+	watching  func() // cgroup will be told of those that are made from now on
 	place     func(cgroup uint64) (path string, in *event.Container)
 	engine    engineState // nil: off
 }
@@ -84,7 +85,8 @@ func (s *sources) openEBPF(cfg config, log *slog.Logger, needs sourceNeeds) {
 		Settings:         cfg.Events,
 		CgroupController: needs.hierarchy.Controller, CgroupHierarchy: needs.hierarchy.ID,
 		CgroupRoot: container.UnifiedMount("/proc"),
-		Wall:       needs.wall, Cgroup: needs.cgroup, Place: needs.place, Logger: log.With("component", "ebpf"),
+		Wall:       needs.wall, Cgroup: needs.cgroup, Watching: needs.watching, Place: needs.place,
+		Logger: log.With("component", "ebpf"),
 	})
 	if s.ebpfRefused = err; err != nil {
 		log.Warn("eBPF cannot be used", "error", err)

@@ -25,7 +25,7 @@ type attachment struct {
 	absent []string
 }
 
-// attachAll puts every ladder that is wanted on the best rung that this kernel takes.
+// attachAll puts every ladder that is wanted on the best rung that this kernel takes. The first is that of new cgroups.
 func (s *Source) attachAll() error {
 	s.attachWanted()
 	if !slices.ContainsFunc(s.attached, func(a *attachment) bool { return len(a.kinds) > 0 && len(a.closers) > 0 }) {
@@ -45,6 +45,9 @@ func (s *Source) attachWanted() {
 		a := &attachment{ladder: l, number: i}
 		s.climb(a)
 		s.attached = append(s.attached, a)
+		if i == 0 && s.cfg.Watching != nil {
+			s.cfg.Watching()
+		}
 	}
 }
 

@@ -59,6 +59,9 @@ type Config struct {
 	Wall func(boot uint64) time.Time
 	// Cgroup is told of every new cgroup of the hierarchy, before anything that happens in it. It must not wait.
 	Cgroup func(id uint64, path string)
+	// Watching is called by Open once new cgroups are recorded, before anything else is: the cgroups that exist then and
+	// those that Cgroup will be told of are all that anything can happen in. Nil is nobody.
+	Watching func()
 	// Place tells where a cgroup is: its path in the hierarchy, empty when it is not known, and its container, nil for the
 	// host. It must not wait. Nil knows no cgroup.
 	Place  func(cgroup uint64) (path string, in *event.Container)

@@ -72,7 +72,7 @@ type rung struct {
 	hooks []hook
 }
 
-// ladders is everything that is observed.
+// ladders is everything that is observed. New cgroups come first, see Config.Watching.
 func ladders() []ladder {
 	return []ladder{
 		{

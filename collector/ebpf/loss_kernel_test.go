@@ -66,6 +66,44 @@ func TestCgroup(t *testing.T) {
 	t.Errorf("cgroup %d was not told of; others: %v", id, cgroups)
 }
 
+// Whoever learns of the cgroups that exist when Watching is called misses none: it is told of those that are made from
+// then on, and nothing is observed before.
+func TestWatching(t *testing.T) {
+	needKernel(t)
+	h := findHierarchy(t)
+	o := newObserver(h)
+	cfg := configOf(t, h)
+	var mu sync.Mutex
+	told := map[uint64]bool{}
+	cfg.Cgroup = func(id uint64, _ string) {
+		mu.Lock()
+		defer mu.Unlock()
+		told[id] = true
+	}
+	calls, id, before := 0, uint64(0), 0
+	cfg.Watching = func() {
+		calls++
+		_, id = h.newCgroup(t)
+		cmd := exec.Command("/bin/true")
+		if err := cmd.Run(); err != nil {
+			t.Error(err)
+		}
+		before = cmd.Process.Pid
+	}
+	o.run(t, openSource(t, cfg))
+	tr := o.trace(t, exec.Command("/bin/true"))
+	for _, e := range o.await(t, 0, "the exit", isExit(tr.pid, tr.start)) {
+		if e.Process != nil && int(e.Process.PID) == before {
+			t.Errorf("%s of a process that was there before anything was observed", e.Kind)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if calls != 1 || !told[id] {
+		t.Errorf("called %d times, told of the cgroup made then: %v; want once, and that it is", calls, told[id])
+	}
+}
+
 // The agent's own doing leaves no trace.
 func TestSelfIsNotRecorded(t *testing.T) {
 	o := observe(t, event.FileOpen, event.NetConnect)
