@@ -109,6 +109,39 @@ func TestChurnUnderFrozenDockerIsAttributed(t *testing.T) {
 	c.wantAttributed(t, s, status)
 }
 
+// Agents that begin while containers come and go know each one's task, though the engine made it before they listened
+// and has forgotten it by the time they ask.
+func TestChurnAcrossAgentStartsIsAttributed(t *testing.T) {
+	d := dockertest.Start(t)
+	settings := []string{"docker.socket=" + d.Socket, "ecs.agent="}
+	s := newStack(t, settings...)
+	c := newChurn(t, d, 60)
+	ended := make(chan error, 1)
+	go func() { ended <- c.run(t, c.runContainer) }()
+	for number := 10; number < 60; number += 10 {
+		await(t, "a container's cgroup", func() bool { return c.in[number].hasCgroup(t) })
+		if err := s.Agent.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.StartAgent(t.Context(), append(settings, "host.imds=off")...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	wantDescribed(t, s)
+	if _, err := s.Delivered(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	got := c.tally(t, s)
+	t.Logf("of %d execs, %d were while an agent observed: %d have the right container id, %d the right task ARN",
+		len(c.in), got.stored, got.id, got.task)
+	if got.stored < len(c.in)/4 {
+		t.Errorf("%d execs are stored: the agents observed too little", got.stored)
+	}
+}
+
 // newChurn returns a churn of n containers, which are not made yet.
 func newChurn(t *testing.T, d *dockertest.Daemon, n int) *churn {
 	t.Helper()
@@ -249,53 +282,66 @@ func wantDescribed(t *testing.T, s *stack.Stack) *stack.Status {
 	return status
 }
 
-// wantAttributed checks that the endpoint has the exec of the program with each number once, with the container's id and
-// name and its task; and no exec or exit of another task's process in any of the containers. It prints a table.
-func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Status) {
+// tally is who the endpoint takes a churn's execs for.
+type tally struct {
+	stored, id, task, name, pending int // of the execs: those with the right id, and so on
+	others, othersWrong             int // execs and exits in containers besides, such as runc's
+}
+
+// tally counts, and reports what is wrong: an exec that is not its container's and task's, or is stored twice, and any
+// exec or exit in one of the containers that is taken for another task's.
+func (c *churn) tally(t *testing.T, s *stack.Stack) (n tally) {
 	t.Helper()
 	arns := make(map[string]string, len(c.in))
 	for _, in := range c.in {
 		arns[in.id] = in.task.ARN
 	}
 	times := make([]int, len(c.in))
-	stored, sameID, sameTask, sameName, pending, others, othersWrong := 0, 0, 0, 0, 0, 0, 0
 	for _, e := range events(t, s, "--kind", "process.exec", "--kind", "process.exit") {
 		number, ok := c.number(&e)
-		switch k := e.Container; {
-		case !ok && k != nil:
-			others++
-			if taskARN(&e) != arns[k.ID] || k.Pending {
-				othersWrong++
-				t.Errorf("%s by %s, %q: container %+v", e.Kind, e.Process.Exe, e.Process.Args.Split(), k)
+		k := e.Container
+		if !ok {
+			if k != nil && arns[k.ID] != "" {
+				n.others++
+				n.othersWrong += oneIf(taskARN(&e) != arns[k.ID] || k.Pending)
 			}
-		case ok && k == nil:
-			stored++
-			times[number]++
-			t.Errorf("exec %d is taken for the host's", number)
-		case ok:
-			stored++
-			times[number]++
-			in := &c.in[number]
-			sameID += oneIf(k.ID == in.id)
-			sameTask += oneIf(taskARN(&e) == in.task.ARN)
-			sameName += oneIf(k.Name == in.name)
-			pending += oneIf(k.Pending)
+			continue
 		}
-	}
-	for number, n := range times {
-		if n != 1 {
-			t.Errorf("exec %d is stored %d times", number, n)
+		n.stored++
+		if times[number]++; times[number] > 1 {
+			t.Errorf("exec %d is stored %d times", number, times[number])
 		}
+		in := &c.in[number]
+		if k == nil {
+			t.Errorf("exec %d, of %s, is taken for the host's", number, in.id)
+			continue
+		}
+		if k.ID != in.id || taskARN(&e) != in.task.ARN || k.Name != in.name || k.Pending {
+			t.Errorf("exec %d, of %s in %s: container %+v", number, in.id, in.task.ID, k)
+		}
+		n.id += oneIf(k.ID == in.id)
+		n.task += oneIf(taskARN(&e) == in.task.ARN)
+		n.name += oneIf(k.Name == in.name)
+		n.pending += oneIf(k.Pending)
 	}
-	n, k := len(c.in), &status.Containers
+	if n.othersWrong > 0 {
+		t.Errorf("%d other events of the containers are wrong", n.othersWrong)
+	}
+	return n
+}
+
+// wantAttributed checks that the endpoint has every exec, attributed, and prints a table.
+func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Status) {
+	t.Helper()
+	got, n, k := c.tally(t, s), len(c.in), &status.Containers
 	t.Log("\n" + table(
 		"execs in containers", fmt.Sprintf("%d in %.0f s, %.1f a second", n, c.seconds, float64(n)/c.seconds),
-		"at the endpoint", fraction(stored, n),
-		"with the right container id", fraction(sameID, n),
-		"with the right task ARN", fraction(sameTask, n),
-		"with the right container name", fraction(sameName, n),
-		"still pending", strconv.Itoa(pending),
-		"other execs and exits in containers", fmt.Sprintf("%d, %d of them wrong", others, othersWrong),
+		"at the endpoint", fraction(got.stored, n),
+		"with the right container id", fraction(got.id, n),
+		"with the right task ARN", fraction(got.task, n),
+		"with the right container name", fraction(got.name, n),
+		"still pending", strconv.Itoa(got.pending),
+		"other execs and exits in containers", fmt.Sprintf("%d, %d of them wrong", got.others, got.othersWrong),
 		"events with name and task at seal", fmt.Sprintf("%d, %d joined later", k.EventsBound, k.EventsUnbound),
 		"events with all at seal", fmt.Sprintf("%d, %d joined later", k.EventsBound+k.EventsUnbound-k.EventsPending,
 			k.EventsPending),
@@ -303,7 +349,7 @@ func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Statu
 		"time until all is known", bindingText(k.Described),
 		"agent", fmt.Sprintf("%.1f s of CPU, %d MiB", status.Agent.CPUSeconds, status.Agent.RSSBytes>>20),
 	))
-	if stored != n || sameID != n || sameTask != n || sameName != n || pending > 0 {
+	if got.stored != n || got.id != n || got.task != n || got.name != n || got.pending > 0 {
 		t.Error("not every exec is attributed")
 	}
 }
