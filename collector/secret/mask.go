@@ -15,6 +15,7 @@ func Mask(args string) (string, bool) {
 	first := next(args, 0)
 	m := masker{text: args}
 	m.know(args[:first])
+	m.starter = starts(args[:first])
 	m.assignments(0, first, false) // some programs write all they like there
 	m.forms(0, first)
 	for at := first; at < len(args); {
@@ -38,6 +39,7 @@ type masker struct {
 	text    string
 	program *program // whose options are known, or nil
 	verb    *program // whose options will be known after its verb, or nil
+	starter bool     // the first argument is a program that starts another, which any later argument may name
 	expect  expected
 	secrets []span
 }
@@ -74,9 +76,19 @@ var programs = [...]program{
 	{name: "az", verb: "login", secret: "p"},
 }
 
+// starters are programs that start another, with the arguments that follow.
+var starters = [...]string{
+	"docker", "podman", "nerdctl", "kubectl", "sudo", "doas", "su", "runuser", "env", "nohup", "timeout", "nice", "ionice",
+	"setsid", "xargs", "chroot", "nsenter", "unshare", "ssh", "watch", "time", "strace", "busybox", "tini", "dumb-init",
+}
+
+func starts(path string) bool { return slices.Contains(starters[:], baseName(path)) }
+
+func baseName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
 // know looks for a program by its path.
 func (m *masker) know(path string) {
-	name := path[strings.LastIndexByte(path, '/')+1:]
+	name := baseName(path)
 	for i := range programs {
 		p := &programs[i]
 		if prefix, ok := strings.CutSuffix(p.name, "*"); name == p.name || ok && strings.HasPrefix(name, prefix) {
@@ -92,9 +104,10 @@ func (m *masker) know(path string) {
 // argument finds the secrets in one argument.
 func (m *masker) argument(start, end int) {
 	script := m.expect == aScript
-	if script {
+	// What has blanks may be a command line for another host's shell, or one value.
+	if script || m.starter && m.expect == nothing && strings.IndexByte(m.text[start:end], ' ') >= 0 {
 		m.expect = nothing
-		m.words(start, end)
+		m.words(start, end, 0)
 	} else {
 		m.word(start, end)
 	}
@@ -102,8 +115,11 @@ func (m *masker) argument(start, end int) {
 	m.forms(start, end)
 }
 
+// maxDepth is how deep command lines within command lines are looked into.
+const maxDepth = 4
+
 // words finds secrets in the words of a command line.
-func (m *masker) words(start, end int) {
+func (m *masker) words(start, end, depth int) {
 	for at := start; at < end; {
 		if strings.IndexByte(blanks, m.text[at]) >= 0 {
 			at++
@@ -113,6 +129,12 @@ func (m *masker) words(start, end int) {
 		at = to
 		if c := m.text[from]; to-from > 1 && (c == '"' || c == '\'') && m.text[to-1] == c {
 			from, to = from+1, to-1
+		}
+		script := m.expect == aScript || m.expect == nothing && strings.IndexByte(m.text[from:to], ' ') >= 0
+		if script && depth < maxDepth {
+			m.expect = nothing
+			m.words(from, to, depth+1)
+			continue
 		}
 		m.know(m.text[from:to])
 		m.word(from, to)
@@ -129,13 +151,20 @@ func (m *masker) word(start, end int) {
 		m.program, m.verb = m.verb, nil
 	case option:
 		m.option(start, end)
-	case expect == aSecret && mayBeOne(word):
+	case expect == aSecret && mayBeOne(word) && !isMapping(word):
 		m.add(start, end)
 	case expect == aUser:
 		if colon := strings.IndexAny(word, ":%"); colon >= 0 {
 			m.add(start+colon+1, end)
 		}
+	case m.starter:
+		m.know(word)
 	}
+}
+
+// isMapping reports whether a word maps ports, like 127.0.0.1:8080:80: -p means different things.
+func isMapping(word string) bool {
+	return strings.IndexByte(word, ':') > 0 && strings.Trim(word, "0123456789.:") == ""
 }
 
 // option finds what an option has, or announces.

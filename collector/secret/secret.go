@@ -57,11 +57,11 @@ func mayBeOne(value string) bool {
 }
 
 // isReference reports whether a value leads to a credential that is elsewhere. Passwords may begin with any character,
-// and the keys of AWS with a slash: one alone makes no path.
+// and the keys of AWS with a slash: one alone makes no path, unless what was in it is masked already.
 func isReference(value string) bool {
 	switch value[0] {
 	case '/':
-		return strings.Count(value, "/") > 1 && !isRandom(value)
+		return strings.Count(value, "/") > 1 && !isRandom(value) || strings.Contains(value, masked)
 	case '.', '~', '@':
 		rest := value[1:]
 		return rest != "" && (rest[0] == '/' || value[0] == '.' && strings.HasPrefix(rest, "./") || rest == "-")

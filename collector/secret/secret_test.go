@@ -95,6 +95,15 @@ func TestMask(t *testing.T) {
 		{"smbclient|-U|me%hunter2|//h/s", "smbclient|-U|me%***|//h/s"},
 		{"redis-server --requirepass=hunter2|x", "redis-server --requirepass=***|x"},
 
+		{"docker|exec|web|mysql|-uroot|-phunter2", "docker|exec|web|mysql|-uroot|-p***"},
+		{"docker|exec|web|sh|-c|PGPASSWORD=hunter2 psql -h db", "docker|exec|web|sh|-c|PGPASSWORD=*** psql -h db"},
+		{"docker|run|-e|DB_PASSWORD=two words|redis|redis-cli|-a|hunter2", "docker|run|-e|DB_PASSWORD=***|redis|redis-cli|-a|***"},
+		{"sudo|-u|me|curl|-u|me:hunter2|h", "sudo|-u|me|curl|-u|me:***|h"},
+		{"ssh|h|cd /x && mysql -phunter2 shop", "ssh|h|cd /x && mysql -p*** shop"},
+		{`sh|-c|ssh h "bash -c 'mysql -phunter2'"; redis-cli -a hunter2`, `sh|-c|ssh h "bash -c 'mysql -p***'"; redis-cli -a ***`},
+
+		{"docker|run|--name|mongo|-p|27017:27017|mongo", "docker|run|--name|mongo|-p|27017:27017|mongo"},
+		{"docker|exec|web|grep|-r|password|/etc", "docker|exec|web|grep|-r|password|/etc"},
 		{"docker|run|-p|8080:80|login", "docker|run|-p|8080:80|login"},
 		{"aws|get-secret-value|--secret-id|arn:aws:secretsmanager:eu-central-1:1:secret:shop/db",
 			"aws|get-secret-value|--secret-id|arn:aws:secretsmanager:eu-central-1:1:secret:shop/db"},
@@ -138,6 +147,8 @@ func TestTables(t *testing.T) {
 func FuzzMask(f *testing.F) {
 	f.Add(args("sh|-c|curl -u me:x --token 'a b' https://a:b@c?token=d|--password|AKIAIOSFODNN7EXAMPLE"))
 	f.Add(args("mysql|-px|{\"api_key\": \"x\"}|-----BEGIN PRIVATE KEY-----"))
+	f.Add(args(`sh|-c|x'a b' -c "y 'z -p\"q r\"'" mysql -p's t'`))
+	f.Add(args(`ssh|h|x'a b' "c d" \'e f`))
 	f.Add("no end")
 	f.Fuzz(func(t *testing.T, in string) {
 		out, any := Mask(in)
