@@ -18,6 +18,7 @@ import (
 
 	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/hash"
 	"github.com/taskguard/taskguard/collector/host"
 	"github.com/taskguard/taskguard/collector/process"
 	"github.com/taskguard/taskguard/sender"
@@ -51,6 +52,7 @@ func startLocal(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	a.table = process.NewTable(process.Config{Locator: a.tracker})
+	a.accounts, a.hasher = process.NewAccounts(process.AccountsConfig{}), hash.New(hash.Config{})
 	if a.spool, err = spool.Open(spool.Config{Dir: cfg.StateDir + "/spool", MaxBytes: 1 << 20, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
