@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the tests of the kernel and container tiers need, from the distribution's packages. Run as root. It
-# starts no service: tests start, and end, engines and daemons of their own.
+# Installs what the tests of the kernel and container tiers need, from the distribution's packages, and from Go's module
+# proxy. Run as root. It starts no service: tests start, and end, engines and daemons of their own.
 set -euo pipefail
+
+# AWS's mock of the instance metadata service, at an exact version. A tool in go.mod would share our modules' versions,
+# and bring its own to whoever builds the agent.
+mock=github.com/aws/amazon-ec2-metadata-mock version=v1.13.0 tools=$(cd "$(dirname "$0")/.." && pwd)/bin/tools
+if ! go version -m "$tools/ec2-metadata-mock" 2>/dev/null | grep "$mock[[:space:]]$version" >/dev/null; then
+	echo "test: installing ec2-metadata-mock $version"
+	CGO_ENABLED=0 GOBIN=$tools go install "$mock/cmd/ec2-metadata-mock@$version"
+fi
 
 missing=()
 # need COMMAND DEBIAN-PACKAGE AMAZON-LINUX-PACKAGE

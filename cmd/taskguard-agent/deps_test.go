@@ -93,7 +93,8 @@ func rules() map[string]rule {
 		},
 
 		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
-		"scripts/leaktest": {}, "scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiny": {}, "scripts/tiers": {}, "scripts/vm": {},
+		"scripts/imdstest": {}, "scripts/leaktest": {}, "scripts/stack": {}, "scripts/storm": {},
+		"scripts/stress": {}, "scripts/suite": {}, "scripts/tiers": {}, "scripts/tiny": {}, "scripts/vm": {},
 	}
 }
 
