@@ -336,7 +336,11 @@ func (a *agent) ready() {
 	if note := untestedKernel(kernelRelease()); note != "" {
 		a.log.Info(note)
 	}
-	a.log.Info("observing", "agent", a.state.Agent, "version", agentVersion(), "endpoint", a.cfg.EndpointURL)
+	doing := "observing"
+	if a.idle {
+		doing = "observing nothing"
+	}
+	a.log.Info(doing, "agent", a.state.Agent, "version", agentVersion(), "endpoint", a.cfg.EndpointURL)
 	notify(a.log, daemon.SdNotifyReady)
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"time"
+
+	"github.com/taskguard/taskguard/collector/event"
 )
 
 // Status is what is used here of the object that `taskguard-agent status --json` prints.
@@ -20,10 +22,13 @@ type Status struct {
 		CPUSeconds    float64 `json:"cpu_seconds"`
 		RSSBytes      uint64  `json:"rss_bytes"`
 	} `json:"agent"`
-	Ledger  Ledger            `json:"ledger"`
-	Kinds   map[string]Kind   `json:"kinds"`
-	Sources map[string]Source `json:"sources"`
-	Upload  struct {
+	Host     event.Host        `json:"host"`
+	Instance event.Instance    `json:"instance"`
+	IMDS     string            `json:"imds"`
+	Ledger   Ledger            `json:"ledger"`
+	Kinds    map[string]Kind   `json:"kinds"`
+	Sources  map[string]Source `json:"sources"`
+	Upload   struct {
 		Problem string `json:"problem"`
 		Retries uint64 `json:"retries"`
 	} `json:"upload"`
