@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -18,118 +17,35 @@ import (
 
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/secret"
+	"github.com/taskguard/taskguard/scripts/ecstest"
 )
 
-const (
-	instanceARN = "arn:aws:ecs:eu-central-1:123456789012:container-instance/demo/fedcba9876543210fedcba9876543210"
-	endpointID  = "cc05ad2b-4a1f-4c6f-9d8b-27ac2de37ef6"
-)
+const endpointID = "cc05ad2b-4a1f-4c6f-9d8b-27ac2de37ef6"
 
-// fakeECS answers as the ECS agent does: its introspection API, and the task metadata endpoint.
+// fakeECS answers as the ECS agent does, where it is reached.
 type fakeECS struct {
-	mu        sync.Mutex
-	down      bool
-	delay     time.Duration
-	misbehave func(w http.ResponseWriter, r *http.Request) (did bool)
-	cluster   string
-	tasks     []map[string]any
-	requests  []string
-	unrouted  bool // 169.254.170.2 leads nowhere
+	ecstest.Agent
+	down     bool
+	unrouted bool // 169.254.170.2 leads nowhere
 }
 
-func (f *fakeECS) set(change func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	change()
+// reached reports whether there is an answer at an address.
+func (f *fakeECS) reached(address string) (ok bool) {
+	f.Set(func() { ok = !f.down && !(f.unrouted && strings.HasPrefix(address, "169.254.")) })
+	return ok
 }
 
-func (f *fakeECS) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.requests)
-}
-
-// webTask is the task that web is in, as agent 1.77 shows it.
-func webTask() map[string]any {
-	return map[string]any{
-		"Arn": demoTaskARN, "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "Family": "shop", "Version": "42",
-		"Containers": []map[string]any{{
-			"DockerId": id1, "DockerName": "ecs-shop-42-web-aabb", "Name": "web", "Image": "shop:1", "ImageID": "sha256:11",
-			"CreatedAt": "2026-11-23T10:00:00.5Z", "StartedAt": "2026-11-23T10:00:01.5Z", "RestartCount": 1,
-			"Ports":    []map[string]any{{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 8080, "HostIp": "0.0.0.0"}},
-			"Networks": []map[string]any{{"NetworkMode": "bridge", "IPv4Addresses": []string{"172.17.0.2"}}},
-			"Volumes":  []map[string]any{{"Source": "/data", "Destination": "/data"}},
-		}},
-	}
-}
-
-func (f *fakeECS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	f.requests = append(f.requests, r.Host+r.URL.RequestURI())
-	delay, misbehave, cluster, tasks := f.delay, f.misbehave, f.cluster, f.tasks
-	f.mu.Unlock()
-	select {
-	case <-time.After(delay):
-	case <-r.Context().Done():
-		return
-	}
-	if misbehave != nil && misbehave(w, r) {
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	find := func(match func(task map[string]any) bool) {
-		for _, task := range tasks {
-			if match(task) {
-				json.NewEncoder(w).Encode(task)
-				return
-			}
-		}
-		w.WriteHeader(http.StatusNotFound)
-		io.WriteString(w, `{"Arn":"","KnownStatus":"","Family":"","Version":"","Containers":null}`)
-	}
-	holds := func(task map[string]any, id string) bool {
-		text, _ := json.Marshal(task["Containers"])
-		return strings.Contains(string(text), id)
-	}
-	query := r.URL.Query()
-	switch {
-	case r.URL.Path == "/v1/metadata":
-		json.NewEncoder(w).Encode(map[string]any{
-			"Cluster": cluster, "ContainerInstanceArn": instanceARN, "Version": "Amazon ECS Agent - v1.102.0 (*deadbeef)",
-		})
-	case query.Has("dockerid"):
-		find(func(task map[string]any) bool { return holds(task, query.Get("dockerid")) })
-	case query.Has("taskarn"):
-		find(func(task map[string]any) bool { return task["Arn"] == query.Get("taskarn") })
-	case r.URL.Path == "/v1/tasks":
-		json.NewEncoder(w).Encode(map[string]any{"Tasks": tasks})
-	case strings.HasPrefix(r.URL.Path, "/v4/"+endpointID+"/task"):
-		find(func(task map[string]any) bool {
-			if !holds(task, id1) {
-				return false
-			}
-			answer := map[string]any{
-				"Cluster": cluster, "TaskARN": task["Arn"], "Family": task["Family"], "Revision": task["Version"],
-				"DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "LaunchType": "EC2", "ServiceName": "shop-service",
-				"AvailabilityZone": "eu-central-1a", "Containers": task["Containers"],
-			}
-			if strings.HasSuffix(r.URL.Path, "WithTags") {
-				answer["TaskTags"] = map[string]string{"team": "shop", "stage": "test", "db-password": "hunter2"}
-			}
-			json.NewEncoder(w).Encode(answer)
-			return true
-		})
-	default:
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
+// webTask is the task that web is in.
+func webTask() ecstest.Task { return ecstest.NewTask(demoTaskARN, id1) }
 
 // ecsBubble runs a test with a tracker on a fake engine and a fake ECS agent.
 func ecsBubble(t *testing.T, c Config, test func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS)) {
 	t.Helper()
 	c.ECS, c.ECSMetadata = "http://127.0.0.1:51678", "http://169.254.170.2"
 	synctest.Test(t, func(t *testing.T) {
-		engine, ecs := newFakeEngine(), &fakeECS{cluster: "demo", tasks: []map[string]any{webTask()}}
+		engine, ecs := newFakeEngine(), &fakeECS{Agent: ecstest.Agent{
+			Cluster: "demo", Tasks: []ecstest.Task{webTask()}, Endpoints: map[string]string{endpointID: id1},
+		}}
 		engine.start()
 		connections := &pipes{made: make(chan net.Conn), closed: make(chan struct{})}
 		server := &http.Server{Handler: ecs}
@@ -138,10 +54,7 @@ func ecsBubble(t *testing.T, c Config, test func(t *testing.T, tracker *Tracker,
 		tracker := newTracker(t, c)
 		tracker.dial = engine.dial
 		tracker.ecsClient = newECSClient(func(ctx context.Context, network, address string) (net.Conn, error) {
-			ecs.mu.Lock()
-			down := ecs.down || ecs.unrouted && strings.HasPrefix(address, "169.254.")
-			ecs.mu.Unlock()
-			if down {
+			if !ecs.reached(address) {
 				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
 			}
 			return connections.dial(ctx)
@@ -189,7 +102,7 @@ func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
 // webInTask is what the ECS agent adds to web.
 func webInTask() *event.ECS {
 	task := ecsTask()
-	task.ContainerInstanceARN, task.DesiredStatus, task.KnownStatus = instanceARN, "RUNNING", "RUNNING"
+	task.ContainerInstanceARN, task.DesiredStatus, task.KnownStatus = ecstest.InstanceARN, "RUNNING", "RUNNING"
 	task.StartedAt = time.Date(2026, 11, 23, 10, 0, 1, 5e8, time.UTC)
 	return task
 }
@@ -289,7 +202,7 @@ func TestECSAgentThatLies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS) {
 				synctest.Wait()
-				ecs.set(func() { lie(ecs.tasks[0]) })
+				ecs.Set(func() { lie(ecs.Tasks[0]) })
 				tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 				engine.create(web)
 				time.Sleep(time.Minute)
@@ -311,7 +224,7 @@ func TestECSAgentThatLies(t *testing.T) {
 func TestECSAgentThatFails(t *testing.T) {
 	answer := func(status int, body string) func(*fakeECS) {
 		return func(f *fakeECS) {
-			f.misbehave = func(w http.ResponseWriter, _ *http.Request) bool {
+			f.Misbehave = func(w http.ResponseWriter, _ *http.Request) bool {
 				w.WriteHeader(status)
 				io.WriteString(w, body)
 				return true
@@ -320,19 +233,19 @@ func TestECSAgentThatFails(t *testing.T) {
 	}
 	for name, fault := range map[string]func(f *fakeECS){
 		"not there":        func(f *fakeECS) { f.down = true },
-		"hangs":            func(f *fakeECS) { f.delay = time.Hour },
+		"hangs":            func(f *fakeECS) { f.Delay = time.Hour },
 		"answers 500":      answer(500, "{}"),
 		"answers garbage":  answer(200, "<html>\x00\xff"),
 		"answers nothing":  answer(200, ""),
 		"answers too much": answer(200, `{"Cluster":"`+strings.Repeat("x", maxAnswer)+`"}`),
 		"redirects": func(f *fakeECS) {
-			f.misbehave = func(w http.ResponseWriter, r *http.Request) bool {
+			f.Misbehave = func(w http.ResponseWriter, r *http.Request) bool {
 				http.Redirect(w, r, "http://10.0.0.1/", 302)
 				return true
 			}
 		},
-		"no cluster":        func(f *fakeECS) { f.cluster = "" },
-		"knows no task":     func(f *fakeECS) { f.tasks = nil },
+		"no cluster":        func(f *fakeECS) { f.Cluster = "" },
+		"knows no task":     func(f *fakeECS) { f.Tasks = nil },
 		"metadata unrouted": func(f *fakeECS) { f.unrouted = true },
 	} {
 		for _, when := range []string{"before", "after"} {
@@ -341,7 +254,7 @@ func TestECSAgentThatFails(t *testing.T) {
 					if when == "after" {
 						synctest.Wait() // it has answered once
 					}
-					ecs.set(func() { fault(ecs) })
+					ecs.Set(func() { fault(ecs) })
 					c := web
 					c.env = []string{"ECS_CONTAINER_METADATA_URI_V4=http://169.254.170.2/v4/" + endpointID}
 					engine.create(c)
@@ -355,12 +268,12 @@ func TestECSAgentThatFails(t *testing.T) {
 					if updates := tracker.Updates(); len(updates) == 1 != pending {
 						t.Errorf("updates %+v, pending %v", updates, pending)
 					}
-					if n := ecs.count(); n > 30 {
+					if n := len(ecs.Requests()); n > 30 {
 						t.Errorf("%d requests", n)
 					}
-					ecs.set(func() {
-						ecs.down, ecs.delay, ecs.misbehave, ecs.unrouted = false, 0, nil, false
-						ecs.cluster, ecs.tasks = "demo", []map[string]any{webTask()}
+					ecs.Set(func() {
+						ecs.down, ecs.Delay, ecs.Misbehave, ecs.unrouted = false, 0, nil, false
+						ecs.Cluster, ecs.Tasks = "demo", []ecstest.Task{webTask()}
 					})
 					time.Sleep(2 * time.Minute)
 					if got := tracker.Describe(located, 0); name != "metadata unrouted" && got.ECS.KnownStatus != "RUNNING" {
@@ -377,14 +290,13 @@ func TestManyContainersAreAskedForTogether(t *testing.T) {
 	ecsBubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine, ecs *fakeECS) {
 		synctest.Wait()
 		const many = 1000
-		ecs.set(func() {
+		ecs.Set(func() {
 			for i := range many {
 				task := webTask()
 				task["Arn"] = fmt.Sprintf("%s%032x", strings.TrimSuffix(demoTaskARN, task32), i)
 				task["Containers"].([]map[string]any)[0]["DockerId"] = hexID(i)
-				ecs.tasks = append(ecs.tasks, task)
+				ecs.Tasks = append(ecs.Tasks, task)
 			}
-			ecs.requests = nil
 		})
 		engine.set(func() {
 			for i := range many {
@@ -400,7 +312,7 @@ func TestManyContainersAreAskedForTogether(t *testing.T) {
 				t.Fatalf("%d: %+v %+v", i, got, got.ECS)
 			}
 		}
-		if n := ecs.count(); n > many/4 {
+		if n := len(ecs.Requests()); n > many/4 {
 			t.Errorf("%d requests", n)
 		}
 	})
