@@ -129,13 +129,21 @@ func (s *Stack) Print(stdout io.Writer, args ...string) (*Process, error) {
 
 // Events returns what `taskguard-endpoint events` prints.
 func (s *Stack) Events(ctx context.Context, args ...string) ([]byte, error) {
+	return s.output(ctx, "taskguard-endpoint", append([]string{"events", "--data", s.Data()}, args...)...)
+}
+
+// Containers returns what `taskguard-agent status containers --json` prints.
+func (s *Stack) Containers(ctx context.Context) ([]byte, error) {
+	return s.output(ctx, "taskguard-agent", "status", "containers", "--json", "--socket", s.socket())
+}
+
+func (s *Stack) output(ctx context.Context, program string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	args = append([]string{"events", "--data", s.Data()}, args...)
-	out, err := exec.CommandContext(ctx, s.program("taskguard-endpoint"), args...).Output()
+	out, err := exec.CommandContext(ctx, s.program(program), args...).Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return nil, fmt.Errorf("read events: %w: %s", err, exit.Stderr)
+		return nil, fmt.Errorf("%s %s: %w: %s", program, args[0], err, exit.Stderr)
 	}
 	return out, err
 }

@@ -32,6 +32,10 @@ type Status struct {
 		Problem string `json:"problem"`
 		Retries uint64 `json:"retries"`
 	} `json:"upload"`
+	ECS struct {
+		Connected bool   `json:"connected"`
+		Reason    string `json:"reason"`
+	} `json:"ecs"`
 	Containers Containers `json:"containers"`
 }
 
@@ -44,6 +48,7 @@ type Containers struct {
 	EventsBound   uint64  `json:"events_bound"`
 	EventsUnbound uint64  `json:"events_unbound"`
 	EventsPending uint64  `json:"events_pending"`
+	Disbelieved   uint64  `json:"tasks_disbelieved"`
 	Bound         Binding `json:"bound"`
 	Described     Binding `json:"described"`
 }
