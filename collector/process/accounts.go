@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,8 @@ type Accounts struct {
 
 	mu     sync.Mutex
 	places map[string]*place // by container id; "" is the host
-	names  int               // in all of them
+	kept   map[names]int     // how many places have what is read
+	bytes  int               // of that
 	stats  AccountsStats
 }
 
@@ -38,13 +40,13 @@ type AccountsConfig struct {
 	ProcRoot  string // /proc
 	MaxPlaces int    // 4,096: containers
 	MaxNames  int    // 4,096: of a container, users and groups each
-	MaxTotal  int    // 131,072: of all containers
+	MaxBytes  int    // 4 MiB: of the names of all containers, what is alike counted once
 }
 
 // AccountsStats counts since NewAccounts, but for the first two, which are as of now.
 type AccountsStats struct {
 	Places   int    `json:"places"`
-	Names    int    `json:"names"`
+	Bytes    int    `json:"bytes"`    // of names
 	Read     uint64 `json:"read"`     // times that the files of a place were read
 	Vanished uint64 `json:"vanished"` // times that the process had gone by then
 	Failed   uint64 `json:"failed"`
@@ -61,10 +63,30 @@ const (
 
 // place is where ids have names.
 type place struct {
-	users, groups map[uint32]string // nil when they were not read yet
-	waiting       bool              // for the reader
+	users, groups names
+	waiting       bool // for the reader
 	readAt        time.Time
 	view          view // the newest process seen in it
+}
+
+// names are what ids are called: a line "ID:NAME" for each. Containers of one image have the same, and share them. The
+// zero names were not read yet.
+type names struct{ lines unique.Handle[string] }
+
+func (n names) read() bool { return n != names{} }
+
+// of returns the name of an id.
+func (n names) of(id uint32) (name string, ok bool) {
+	if !n.read() {
+		return "", false
+	}
+	prefix := strconv.FormatUint(uint64(id), 10) + ":"
+	for line := range strings.Lines(n.lines.Value()) {
+		if name, ok := strings.CutPrefix(line, prefix); ok {
+			return strings.TrimSuffix(name, "\n"), true
+		}
+	}
+	return "", false
 }
 
 // view is a process through which a container can be seen.
@@ -79,8 +101,8 @@ func NewAccounts(cfg AccountsConfig) *Accounts {
 	setDefault(&cfg.ProcRoot, "/proc")
 	setDefault(&cfg.MaxPlaces, 4096)
 	setDefault(&cfg.MaxNames, 4096)
-	setDefault(&cfg.MaxTotal, 131072)
-	return &Accounts{cfg: cfg, queue: make(chan view, maxViews), places: make(map[string]*place)}
+	setDefault(&cfg.MaxBytes, 4<<20)
+	return &Accounts{cfg: cfg, queue: make(chan view, maxViews), places: make(map[string]*place), kept: make(map[names]int)}
 }
 
 // Note tells of a process that runs in a container, "" for the host: its files are read through it, if they were not.
@@ -97,7 +119,7 @@ func (a *Accounts) Note(container string, pid uint32, start uint64) {
 		a.places[container] = p
 	}
 	p.view = view{container, pid, start}
-	if p.users == nil {
+	if !p.users.read() {
 		a.want(p)
 	}
 }
@@ -117,10 +139,9 @@ func (a *Accounts) want(p *place) {
 
 // evict forgets any place but the host and one more; false when there is none. a.mu is held.
 func (a *Accounts) evict(but string) bool {
-	for container, p := range a.places {
+	for container := range a.places {
 		if container != "" && container != but {
-			a.names -= p.names()
-			delete(a.places, container)
+			a.remove(container)
 			a.stats.Evicted++
 			return true
 		}
@@ -128,26 +149,48 @@ func (a *Accounts) evict(but string) bool {
 	return false
 }
 
-func (p *place) names() int { return len(p.users) + len(p.groups) }
+// remove forgets a place. a.mu is held.
+func (a *Accounts) remove(container string) {
+	p := a.places[container]
+	a.set(&p.users, names{})
+	a.set(&p.groups, names{})
+	delete(a.places, container)
+}
+
+// set replaces what a place has. a.mu is held.
+func (a *Accounts) set(at *names, now names) {
+	if now.read() {
+		if a.kept[now]++; a.kept[now] == 1 {
+			a.bytes += len(now.lines.Value())
+		}
+	}
+	if was := *at; was.read() {
+		if a.kept[was]--; a.kept[was] == 0 {
+			a.bytes -= len(was.lines.Value())
+			delete(a.kept, was)
+		}
+	}
+	*at = now
+}
 
 // User returns the name of a user of a container, "" for the host; the name is empty when it is not known.
 func (a *Accounts) User(container string, id uint32) string {
-	return a.name(container, id, func(p *place) map[uint32]string { return p.users })
+	return a.name(container, id, func(p *place) names { return p.users })
 }
 
 // Group is User for a group.
 func (a *Accounts) Group(container string, id uint32) string {
-	return a.name(container, id, func(p *place) map[uint32]string { return p.groups })
+	return a.name(container, id, func(p *place) names { return p.groups })
 }
 
-func (a *Accounts) name(container string, id uint32, names func(*place) map[uint32]string) string {
+func (a *Accounts) name(container string, id uint32, list func(*place) names) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p, ok := a.places[container]
 	if !ok {
 		return ""
 	}
-	name, ok := names(p)[id]
+	name, ok := list(p).of(id)
 	if !ok { // it may have been added
 		a.want(p)
 	}
@@ -159,7 +202,7 @@ func (a *Accounts) Stats() AccountsStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.stats
-	s.Places, s.Names = len(a.places), a.names
+	s.Places, s.Bytes = len(a.places), a.bytes
 	return s
 }
 
@@ -205,9 +248,10 @@ func (a *Accounts) learn(v view) {
 		p.readAt = time.Now()
 	default:
 		a.stats.Read++
-		a.names += len(users) + len(groups) - p.names()
-		p.users, p.groups, p.readAt = users, groups, time.Now()
-		for a.names > a.cfg.MaxTotal && a.evict(v.container) {
+		a.set(&p.users, users)
+		a.set(&p.groups, groups)
+		p.readAt = time.Now()
+		for a.bytes > a.cfg.MaxBytes && a.evict(v.container) {
 		}
 	}
 }
@@ -216,58 +260,65 @@ func (a *Accounts) learn(v view) {
 var errVanished = errors.New("process has ended")
 
 // read reads the files of the place that a process is in. A file that is not there has no names.
-func (a *Accounts) read(v view) (users, groups map[uint32]string, err error) {
+func (a *Accounts) read(v view) (users, groups names, err error) {
 	process := filepath.Join(a.cfg.ProcRoot, strconv.FormatUint(uint64(v.pid), 10))
 	root, err := unix.Open(process+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, errVanished
+		return users, groups, errVanished
 	}
 	defer unix.Close(root)
 	inside, err := readIDMap(process + "/uid_map")
 	if err != nil {
-		return nil, nil, errVanished
+		return users, groups, errVanished
 	}
 	insideGroups, err := readIDMap(process + "/gid_map")
 	if err != nil {
-		return nil, nil, errVanished
+		return users, groups, errVanished
 	}
 	// What was opened is of that process if it is still there now.
 	t := proc{root: a.cfg.ProcRoot}
 	if start := t.start(v.pid); start == 0 || v.start != 0 && start/tick != v.start/tick {
-		return nil, nil, errVanished
+		return users, groups, errVanished
 	}
 	if users, err = a.file(root, "etc/passwd", inside); err != nil {
-		return nil, nil, err
+		return users, groups, err
 	}
 	groups, err = a.file(root, "etc/group", insideGroups)
 	return users, groups, err
 }
 
-// file reads a file as passwd(5) and group(5) describe them, as far as they are the same: NAME:PASSWORD:ID. Of several
-// names of an id the first counts, as for getpwuid(3).
-func (a *Accounts) file(root int, path string, ids idMap) (map[uint32]string, error) {
-	names := make(map[uint32]string)
+// file reads the names in a file; one that is not there has none.
+func (a *Accounts) file(root int, path string, ids idMap) (names, error) {
+	none := names{unique.Make("")}
 	// Only what is known to be a regular file is opened for reading.
 	at, err := unix.Openat2(root, path, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return names, nil
+		return none, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return none, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(at)
 	var st unix.Stat_t
 	if err := unix.Fstat(at, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return names, err
+		return none, err
 	}
 	file, err := os.Open("/proc/self/fd/" + strconv.Itoa(at))
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	defer file.Close()
-	for lines := bufio.NewScanner(io.LimitReader(file, maxAccountsFile)); lines.Scan() && len(names) < a.cfg.MaxNames; {
+	return a.parse(io.LimitReader(file, maxAccountsFile), ids), nil
+}
+
+// parse takes the names from a file as passwd(5) and group(5) describe them, as far as they are the same:
+// NAME:PASSWORD:ID. Of several names of an id the first counts, as for getpwuid(3).
+func (a *Accounts) parse(file io.Reader, ids idMap) names {
+	var list strings.Builder
+	seen := make(map[uint32]struct{})
+	for lines := bufio.NewScanner(file); lines.Scan() && len(seen) < a.cfg.MaxNames; {
 		name, rest, _ := strings.Cut(lines.Text(), ":")
 		_, rest, _ = strings.Cut(rest, ":")
 		number, _, _ := strings.Cut(rest, ":")
@@ -276,11 +327,12 @@ func (a *Accounts) file(root int, path string, ids idMap) (map[uint32]string, er
 			continue
 		}
 		outside, ok := ids.outside(uint32(id))
-		if _, again := names[outside]; ok && !again {
-			names[outside] = strings.Clone(name)
+		if _, again := seen[outside]; ok && !again {
+			seen[outside] = struct{}{}
+			fmt.Fprintf(&list, "%d:%s\n", outside, name)
 		}
 	}
-	return names, nil
+	return names{unique.Make(list.String())}
 }
 
 // idMap is how the ids of a user namespace are numbered outside of it, see user_namespaces(7).

@@ -119,8 +119,8 @@ func TestAccountsStayInside(t *testing.T) {
 			}
 			a := NewAccounts(AccountsConfig{ProcRoot: proc})
 			users, _, _ := a.read(view{"", 1, 0})
-			if len(users) != 0 {
-				t.Errorf("read %v", users)
+			if users.read() && users.lines.Value() != "" {
+				t.Errorf("read %q", users.lines.Value())
 			}
 		})
 	}
@@ -185,27 +185,65 @@ func TestAccountsAreBounded(t *testing.T) {
 		t.Errorf("%+v, %d wait", s, len(a.queue))
 	}
 	a.learn(view{"", 1, 0})
-	if n := len(a.places[""].users); n != 10 {
+	if n := strings.Count(a.places[""].users.lines.Value(), "\n"); n != 10 {
 		t.Errorf("%d names", n)
 	}
 }
 
-// Containers full of users push each other out, and never the host.
+// Containers full of users push each other out, and never the host. What several have alike counts once.
 func TestAccountsOfAllAreBounded(t *testing.T) {
 	proc := t.TempDir()
-	fakeRoot(t, proc, 1, 0, map[string]string{"etc/passwd": "a:x:1:\nb:x:2:\n", "etc/group": "c:x:1:\n"})
-	a := NewAccounts(AccountsConfig{ProcRoot: proc, MaxTotal: 10})
-	for _, container := range []string{"", "1", "2", "3", "4", "5"} {
-		a.Note(container, 1, 0)
+	const containers = 6
+	for i := range uint32(containers) {
+		fakeRoot(t, proc, 10+int(i), 0, map[string]string{"etc/passwd": fmt.Sprintf("alone%d:x:1:\nb:x:2:\n", i)})
+		fakeRoot(t, proc, 20+int(i), 0, map[string]string{"etc/passwd": "alike:x:1:\n"})
+	}
+	a := NewAccounts(AccountsConfig{ProcRoot: proc, MaxBytes: 3*len("1:alone0\n2:b\n") + len("1:alike\n")})
+	learn := func(container string, pid uint32, name string) {
+		t.Helper()
+		a.Note(container, pid, 0)
 		a.learn(<-a.queue)
-		wantUser(t, a, container, 2, "b")
+		wantUser(t, a, container, 1, name)
 	}
-	wantUser(t, a, "", 1, "a")
-	names := 0
-	for _, p := range a.places {
-		names += p.names()
+	learn("", 10, "alone0")
+	for i := range uint32(containers) {
+		learn(fmt.Sprint("alike", i), 20+i, "alike")
 	}
-	if s := a.Stats(); s.Names != 9 || s.Names != names || s.Evicted != 3 {
-		t.Errorf("%+v, %d names", s, names)
+	if s := a.Stats(); s.Evicted != 0 {
+		t.Errorf("%+v: some that have all alike were forgotten", s)
+	}
+	for i := range uint32(containers) {
+		learn(fmt.Sprint("alone", i), 10+i, fmt.Sprint("alone", i))
+		if s := a.Stats(); s.Bytes > a.cfg.MaxBytes {
+			t.Errorf("%+v, want at most %d bytes", s, a.cfg.MaxBytes)
+		}
+	}
+	wantUser(t, a, "", 1, "alone0")
+	if s := a.Stats(); s.Evicted == 0 {
+		t.Errorf("%+v: none was forgotten", s)
+	}
+	for container := range a.places {
+		if container != "" {
+			a.remove(container)
+		}
+	}
+	if want := len("1:alone0\n2:b\n"); a.bytes != want || len(a.kept) != 2 {
+		t.Errorf("%d bytes of %d lists are left, want %d of 2", a.bytes, len(a.kept), want)
+	}
+}
+
+// Containers with the same files share what was read.
+func TestNamesAreShared(t *testing.T) {
+	a := NewAccounts(AccountsConfig{})
+	const file = "root:x:0:0::/root:/bin/sh\nweb:x:10:10::/:/bin/sh\nwww:x:1:1::/:/bin/sh\n"
+	ids := idMap{{0, 0, 100}}
+	one, other := a.parse(strings.NewReader(file), ids), a.parse(strings.NewReader(file), ids)
+	if one != other || !one.read() {
+		t.Error("two readings of one file are not the same")
+	}
+	for id, want := range map[uint32]string{0: "root", 1: "www", 10: "web", 100: ""} {
+		if got, ok := one.of(id); got != want || ok != (want != "") {
+			t.Errorf("%d is %q, %v; want %q", id, got, ok, want)
+		}
 	}
 }

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,37 +18,43 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// proc reads processes from /proc.
+// proc reads processes from /proc. It is used by one goroutine at a time.
 type proc struct {
 	root       string
 	controller string
+	buf        []byte // what was read last
 }
 
-// Bootstrap fills the table with the processes that run already, parents first. To miss none, it is called when the
-// sources are attached and before their events are read: what started meanwhile is then reported by both.
+// Bootstrap fills the table with the processes that run already, parents first, as far as there is room. To miss none, it
+// is called when the sources are attached and before their events are read: what started meanwhile is then reported by
+// both.
 func (t *Table) Bootstrap(ctx context.Context) error {
 	pids, err := process.PidsWithContext(t.proc.context(ctx))
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
 	type running struct {
-		process event.Process
-		cgroup  string
+		pid   uint32
+		start uint64
 	}
-	var all []running
+	all := make([]running, 0, len(pids))
 	for _, pid := range pids {
-		if p, cgroup, ok := t.proc.read(uint32(pid)); ok {
-			all = append(all, running{p, cgroup})
+		if start := t.proc.start(uint32(pid)); start != 0 {
+			all = append(all, running{uint32(pid), start})
 		}
 	}
-	slices.SortFunc(all, func(a, b running) int {
-		return cmp.Or(cmp.Compare(a.process.Start, b.process.Start), cmp.Compare(a.process.PID, b.process.PID))
-	})
+	slices.SortFunc(all, func(a, b running) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.pid, b.pid)) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, r := range all {
+	for i, r := range all {
+		if len(t.live) >= t.cfg.MaxProcesses {
+			t.stats.Untracked += uint64(len(all) - i)
+			break
+		}
 		t.settle()
-		t.found(r.process, r.cgroup, event.MaxAncestors)
+		if p, cgroup, ok := t.proc.read(r.pid); ok && p.Start == r.start {
+			t.found(p, cgroup, event.MaxAncestors)
+		}
 	}
 	t.stats.Processes = len(t.live)
 	return nil
@@ -62,12 +68,11 @@ func (p *proc) context(ctx context.Context) context.Context {
 // read tells what /proc knows of a process, and the path of its cgroup; false when it is gone.
 func (p *proc) read(pid uint32) (out event.Process, cgroup string, ok bool) {
 	ctx := p.context(context.Background())
-	start, ppid := p.stat(pid)
-	out = event.Process{PID: pid, PPID: ppid, Start: start}
-	if start == 0 || !p.status(pid, &out) {
+	before := p.stat(pid)
+	out = event.Process{PID: pid, PPID: before.ppid, Start: before.start, Name: string(before.name)}
+	if before.start == 0 || !p.status(pid, &out) {
 		return out, "", false
 	}
-	out.Name = p.text(pid, "comm")
 	p.cmdline(pid, &out)
 	running := &process.Process{Pid: int32(pid)}
 	if exe, err := running.ExeWithContext(ctx); err == nil { // a kernel thread has none
@@ -77,9 +82,9 @@ func (p *proc) read(pid uint32) (out event.Process, cgroup string, ok bool) {
 	if cwd, err := running.CwdWithContext(ctx); err == nil {
 		out.Cwd = cwd
 	}
-	cgroup = p.cgroup(pid)
+	cgroup, after := p.cgroupOf(pid)
 	// The pid may have been used again while this was read.
-	return out, cgroup, p.start(pid) == start
+	return out, cgroup, after.start == before.start
 }
 
 // version sets which version of its executable a process runs, if it still runs that one.
@@ -99,68 +104,93 @@ func (p *proc) version(out *event.Process) {
 }
 
 // start returns when a process started, in nanoseconds since boot; 0 when it is gone.
-func (p *proc) start(pid uint32) uint64 {
-	start, _ := p.stat(pid)
-	return start
+func (p *proc) start(pid uint32) uint64 { return p.stat(pid).start }
+
+// stat is what /proc/PID/stat says of a process, as far as it is used; the zero stat is of one that is gone.
+type stat struct {
+	name  []byte // valid until the next file is read
+	state byte
+	ppid  uint32
+	flags uint64
+	start uint64 // in nanoseconds since boot
 }
 
-// stat returns when a process started and its parent's pid. gopsutil gives starts in whole seconds only, which does not
-// tell processes apart.
-func (p *proc) stat(pid uint32) (start uint64, ppid uint32) {
-	stat, err := os.ReadFile(p.path(pid, "stat"))
-	if err != nil {
-		return 0, 0
-	}
+// stat reads what gopsutil gives less of: starts in whole seconds only, which does not tell processes apart.
+func (p *proc) stat(pid uint32) (s stat) {
+	text, _ := p.file(pid, "stat")
 	// The name, in parentheses, may hold anything; field 3 follows its last parenthesis (proc_pid_stat(5)).
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return 0, 0
+	first, last := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
+	if first < 0 || last < first {
+		return stat{}
 	}
-	parent, err1 := strconv.ParseUint(string(fields[4-3]), 10, 32)
-	ticks, err2 := strconv.ParseUint(string(fields[22-3]), 10, 64)
-	if err1 != nil || err2 != nil {
-		return 0, 0
+	number := 3
+	for field := range bytes.FieldsSeq(text[last+1:]) {
+		var err error
+		switch number {
+		case 3:
+			s.state = field[0]
+		case 4:
+			var ppid uint64
+			ppid, err = strconv.ParseUint(string(field), 10, 32)
+			s.ppid = uint32(ppid)
+		case 9:
+			s.flags, err = strconv.ParseUint(string(field), 10, 64)
+		case 22:
+			var ticks uint64
+			ticks, err = strconv.ParseUint(string(field), 10, 64)
+			// A process of the first tick after boot: 0 would mean unknown.
+			s.start = max(1, ticks*tick)
+		}
+		if err != nil {
+			return stat{}
+		}
+		number++
 	}
-	// A process of the first tick after boot: 0 would mean unknown.
-	return max(1, ticks*tick), uint32(parent)
+	if s.start == 0 {
+		return stat{}
+	}
+	s.name = text[first+1 : last]
+	return s
 }
 
 // exiting is the kernel's flag of a task that has begun to end (PF_EXITING, include/linux/sched.h).
 const exiting = 4
 
-// runs reports whether a process is there and has not begun to end.
-func (p *proc) runs(pid uint32) bool {
-	stat := p.text(pid, "stat")
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) == 0 || fields[0] == "Z" || fields[0] == "X" {
-		return false
-	}
-	if len(fields) <= 9-3 { // proc_pid_stat(5) counts from 1, and the first two are cut off
-		return true
-	}
-	flags, err := strconv.ParseUint(fields[9-3], 10, 32)
-	return err == nil && flags&exiting == 0
+// runs reports whether the process is there and has not begun to end.
+func (s *stat) runs() bool {
+	return s.start != 0 && s.state != 'Z' && s.state != 'X' && s.flags&exiting == 0
 }
 
 // status sets a process's ids, and its pid in its own namespace where that is not the host's; false when it is gone.
 // gopsutil knows no ids beyond 31 bits, and user namespaces have them.
 func (p *proc) status(pid uint32, out *event.Process) bool {
+	text, _ := p.file(pid, "status")
 	found := 0
-	for line := range strings.Lines(p.text(pid, "status")) {
-		name, value, _ := strings.Cut(line, ":")
-		values := strings.Fields(value)
-		switch {
-		case name == "Uid" && len(values) > 1:
-			out.UID, out.EUID = number(values[0]), number(values[1])
+	for line := range bytes.Lines(text) {
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		switch string(name) {
+		case "Uid":
+			out.UID, out.EUID = pair(value)
 			found++
-		case name == "Gid" && len(values) > 1:
-			out.GID, out.EGID = number(values[0]), number(values[1])
+		case "Gid":
+			out.GID, out.EGID = pair(value)
 			found++
-		case name == "NSpid" && len(values) > 1:
-			out.NSPID = number(values[len(values)-1])
+		case "NSpid":
+			if pids := strings.Fields(string(value)); len(pids) > 1 {
+				out.NSPID = number(pids[len(pids)-1])
+			}
 		}
 	}
 	return found == 2
+}
+
+// pair returns the first two numbers.
+func pair(value []byte) (first, second uint32) {
+	numbers := strings.Fields(string(value))
+	if len(numbers) < 2 {
+		return 0, 0
+	}
+	return number(numbers[0]), number(numbers[1])
 }
 
 func number(s string) uint32 {
@@ -175,16 +205,13 @@ func number(s string) uint32 {
 const maxCmdline = 20480
 
 func (p *proc) cmdline(pid uint32, out *event.Process) {
-	b, err := os.ReadFile(p.path(pid, "cmdline"))
-	if err != nil {
-		return
-	}
-	if len(b) > maxCmdline {
-		out.ArgsLength = uint32(len(b))
+	text, length := p.file(pid, "cmdline")
+	if length > maxCmdline {
+		out.ArgsLength = uint32(length)
 		out.Truncated |= event.FieldArgs
-		b = b[:maxCmdline]
+		text = text[:maxCmdline]
 	}
-	out.Args = event.Argv(b)
+	out.Args = event.Argv(text)
 }
 
 // nsPID returns a process's pid in its own namespace, 0 where that is the host's.
@@ -197,32 +224,72 @@ func (p *proc) nsPID(pid uint32) uint32 {
 // cgroup returns the path of a process's cgroup in the hierarchy that tells containers apart; "" when it is gone, or
 // is about to end: from then on, until it is waited for, cgroup v1 says that it is in the root.
 func (p *proc) cgroup(pid uint32) string {
-	text := p.text(pid, "cgroup")
-	if !p.runs(pid) {
-		return ""
-	}
-	for line := range strings.Lines(text) {
-		// hierarchy-ID:controller-list:cgroup-path (cgroups(7))
-		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(parts) < 3 {
-			continue
-		}
-		if p.controller == "" && parts[0] == "0" || p.controller != "" &&
-			slices.Contains(strings.Split(parts[1], ","), p.controller) {
-			return parts[2]
-		}
-	}
-	return ""
+	path, _ := p.cgroupOf(pid)
+	return path
 }
 
-func (p *proc) text(pid uint32, file string) string {
-	b, err := os.ReadFile(p.path(pid, file))
-	if err != nil {
-		return ""
+// cgroupOf is cgroup, with what the process is after the path was read.
+func (p *proc) cgroupOf(pid uint32) (path string, after stat) {
+	text, _ := p.file(pid, "cgroup")
+	for line := range bytes.Lines(text) {
+		// hierarchy-ID:controller-list:cgroup-path (cgroups(7))
+		id, rest, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(":"))
+		controllers, name, ok := bytes.Cut(rest, []byte(":"))
+		if ok && (p.controller == "" && string(id) == "0" || p.controller != "" && has(controllers, p.controller)) {
+			path = string(name)
+			break
+		}
 	}
-	return string(bytes.TrimSuffix(b, []byte("\n")))
+	if after = p.stat(pid); !after.runs() {
+		path = ""
+	}
+	return path, after
+}
+
+// has reports whether a name is in a list with commas between.
+func has(list []byte, name string) bool {
+	for item := range bytes.SplitSeq(list, []byte(",")) {
+		if string(item) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// maxFile is as much as is kept of a file: the line of a cgroup on a host with cgroup v1 can be that far.
+const maxFile = 64 << 10
+
+// file reads a file of a process. The text is valid until the next one is read, and at most maxFile long; length is how
+// long the file is. Of a process that is gone it is empty.
+func (p *proc) file(pid uint32, name string) (text []byte, length int) {
+	fd, err := unix.Open(p.path(pid, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0
+	}
+	defer unix.Close(fd)
+	if p.buf == nil {
+		p.buf = make([]byte, 4<<10)
+	}
+	var rest [512]byte
+	for {
+		if length == len(p.buf) && len(p.buf) < maxFile {
+			p.buf = append(p.buf, make([]byte, len(p.buf))...)
+		}
+		into := p.buf[min(length, len(p.buf)):]
+		if len(into) == 0 { // only the length counts any more
+			into = rest[:]
+		}
+		n, err := unix.Read(fd, into)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil || n <= 0:
+			return p.buf[:min(length, len(p.buf))], length
+		}
+		length += n
+	}
 }
 
 func (p *proc) path(pid uint32, file string) string {
-	return filepath.Join(p.root, strconv.FormatUint(uint64(pid), 10), file)
+	return p.root + "/" + strconv.FormatUint(uint64(pid), 10) + "/" + file
 }

@@ -96,6 +96,49 @@ func TestBootstrap(t *testing.T) {
 	}
 }
 
+// Where there is no room for all, those that started first are known, and the others counted.
+func TestBootstrapIsBounded(t *testing.T) {
+	proc := newProc(t)
+	for pid := range uint32(10) {
+		proc.add(event.Process{PID: pid + 1, PPID: pid, Start: uint64(pid+1) * 1e9, Exe: "/x"}, "/")
+	}
+	table := newTable(t, Config{ProcRoot: proc.root, CgroupController: "memory", MaxProcesses: 4})
+	if err := table.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if stats := table.Stats(); stats.Processes != 4 || stats.Untracked != 6 || stats.Vanished != 0 {
+		t.Errorf("%+v, want 4 processes and 6 untracked", stats)
+	}
+	for pid := range uint32(4) {
+		if table.find(pid+1, 0) == nil {
+			t.Errorf("process %d is not known", pid+1)
+		}
+	}
+}
+
+func TestFileIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	p := proc{root: dir}
+	if err := os.Mkdir(filepath.Join(dir, "7"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{0, 1, 4095, 4096, 4097, maxFile - 1, maxFile, maxFile + 1, 10 * maxFile, 3} {
+		want := strings.Repeat("x", size)
+		if err := os.WriteFile(filepath.Join(dir, "7", "cmdline"), []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if text, length := p.file(7, "cmdline"); length != size || string(text) != want[:min(size, maxFile)] {
+			t.Errorf("%d bytes of %d, want %d", len(text), length, size)
+		}
+		if len(p.buf) > maxFile {
+			t.Errorf("a buffer of %d bytes", len(p.buf))
+		}
+	}
+	if text, length := p.file(8, "cmdline"); length != 0 || len(text) != 0 {
+		t.Errorf("%q of a process that is not there", text)
+	}
+}
+
 func TestBootstrapWithoutProc(t *testing.T) {
 	table := newTable(t, Config{ProcRoot: filepath.Join(t.TempDir(), "none")})
 	if err := table.Bootstrap(t.Context()); err == nil || !strings.Contains(err.Error(), "list processes: ") {

@@ -29,7 +29,7 @@ type Locator interface {
 type Config struct {
 	ProcRoot         string        // /proc
 	CgroupController string        // the v1 controller whose line of /proc/PID/cgroup counts; empty is cgroup v2
-	MaxProcesses     int           // 65,536: processes known at once
+	MaxProcesses     int           // 16,384: processes known at once
 	MaxExited        int           // 4,096: of these, those that have ended
 	Retain           time.Duration // 10 s: how long one that has ended is known, if there is room
 	MaxArgsBytes     int           // 16 MiB: command lines kept; beyond, only a beginning of each
@@ -75,7 +75,7 @@ type Table struct {
 // NewTable returns an empty table.
 func NewTable(cfg Config) *Table {
 	setDefault(&cfg.ProcRoot, "/proc")
-	setDefault(&cfg.MaxProcesses, 65536)
+	setDefault(&cfg.MaxProcesses, 16384)
 	setDefault(&cfg.MaxExited, 4096)
 	setDefault(&cfg.Retain, 10*time.Second)
 	setDefault(&cfg.MaxArgsBytes, 16<<20)
