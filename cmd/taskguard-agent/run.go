@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			limitMemory()
 			level := new(slog.LevelVar)
 			level.Set(cfg.LogLevel)
 			log := newLogger(cmd.ErrOrStderr(), level)
@@ -43,6 +45,17 @@ func runCommand() *cobra.Command {
 	}
 	flags.add(cmd)
 	return cmd
+}
+
+// memoryLimit is what Go's runtime may have before it collects garbage more often than it would. With it, and the
+// program's own pages, the agent stays within 96 MB on a host as full as `make memory` makes it.
+const memoryLimit = 64 << 20
+
+// limitMemory sets the limit, unless the environment has another.
+func limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }
 
 func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
