@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench stress churn demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -62,6 +62,10 @@ bench: build ## Measure the budgets on this machine, beside auditd where it can 
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	@go build -o bin/tools/ ./scripts/bench ./scripts/storm
 	@bin/tools/bench
+
+memory: build ## Check the agent's memory beside 5,000 containers and 100,000 processes, which take 8 GB
+	@go build -o bin/tools/ ./scripts/memory ./scripts/storm
+	@bin/tools/memory
 
 stress: build ## Run stress-ng's stressors under the agent, STRESS_SECONDS (60) each
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi

@@ -12,9 +12,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/moby/moby/api/types/container"
+	api "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/scripts/dockertest"
 	"github.com/taskguard/taskguard/scripts/stack"
@@ -214,7 +215,7 @@ func (c *churn) runContainer(ctx context.Context, number int) error {
 	if err := c.create(ctx, in, true, churnProgram, strconv.Itoa(number)); err != nil {
 		return err
 	}
-	end := c.docker.ContainerWait(ctx, in.id, client.ContainerWaitOptions{Condition: container.WaitConditionRemoved})
+	end := c.docker.ContainerWait(ctx, in.id, client.ContainerWaitOptions{Condition: api.WaitConditionRemoved})
 	if _, err := c.docker.ContainerStart(ctx, in.id, client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("start %s: %w", in.name, err)
 	}
@@ -233,9 +234,9 @@ func (c *churn) runContainer(ctx context.Context, number int) error {
 func (c *churn) create(ctx context.Context, in *containerOfTask, remove bool, command ...string) error {
 	created, err := c.docker.ContainerCreate(ctx, client.ContainerCreateOptions{
 		Name:   in.name,
-		Config: &container.Config{Image: churnImage, Cmd: command, Labels: in.task.Labels},
-		HostConfig: &container.HostConfig{
-			Resources:   container.Resources{CgroupParent: in.task.CgroupParent},
+		Config: &api.Config{Image: churnImage, Cmd: command, Labels: in.task.Labels},
+		HostConfig: &api.HostConfig{
+			Resources:   api.Resources{CgroupParent: in.task.CgroupParent},
 			NetworkMode: "none", AutoRemove: remove,
 		},
 	})
@@ -354,7 +355,7 @@ func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Statu
 	}
 }
 
-func bindingText(b stack.Binding) string {
+func bindingText(b container.Binding) string {
 	return fmt.Sprintf("p50 %.0f ms, p99 %.0f ms, longest %.0f ms", 1e3*b.P50, 1e3*b.P99, 1e3*b.Max)
 }
 

@@ -148,7 +148,7 @@ func TestTaskWithoutTheWordOfTheECSAgent(t *testing.T) {
 			await(t, "the agent to have asked", func() bool {
 				status := mustStatus(t, s)
 				return status.ECS.Connected == test.connected && strings.Contains(status.ECS.Reason, test.reason) &&
-					(status.Containers.Disbelieved > 0 || !test.connected)
+					(status.Containers.TasksDisbelieved > 0 || !test.connected)
 			})
 		})
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	startTimeout = 30 * time.Second
+	startTimeout = 2 * time.Minute
 	pollInterval = 50 * time.Millisecond
 )
 

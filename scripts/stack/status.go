@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/taskguard/taskguard/collector/container"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/collector/process"
 )
 
 // Status is what is used here of the object that `taskguard-agent status --json` prints.
@@ -36,29 +38,11 @@ type Status struct {
 		Connected bool   `json:"connected"`
 		Reason    string `json:"reason"`
 	} `json:"ecs"`
-	Containers Containers `json:"containers"`
-}
-
-// Containers is what the agent knows of containers.
-type Containers struct {
-	Connected     bool    `json:"connected"`
-	Containers    int     `json:"containers"`
-	Pending       int     `json:"pending"`
-	Undescribed   uint64  `json:"undescribed"`
-	EventsBound   uint64  `json:"events_bound"`
-	EventsUnbound uint64  `json:"events_unbound"`
-	EventsPending uint64  `json:"events_pending"`
-	Disbelieved   uint64  `json:"tasks_disbelieved"`
-	Bound         Binding `json:"bound"`
-	Described     Binding `json:"described"`
-}
-
-// Binding is how long something was not known of containers.
-type Binding struct {
-	Containers uint64  `json:"containers"`
-	P50        float64 `json:"p50_seconds"`
-	P99        float64 `json:"p99_seconds"`
-	Max        float64 `json:"max_seconds"`
+	Containers struct {
+		Connected bool `json:"connected"`
+		container.Stats
+	} `json:"containers"`
+	Processes process.Stats `json:"processes"`
 }
 
 // Ledger accounts for every event.
