@@ -47,7 +47,7 @@ func (t *Tracker) Locate(id uint64, path string) *event.Container {
 	case ok && id != 0:
 		return t.learn(id, path).container()
 	case ok:
-		return t.track(f).known
+		return t.track(f, false).known
 	case id != 0:
 		t.seek(id)
 	}
@@ -65,7 +65,7 @@ func (c *tracked) container() *event.Container {
 func (t *Tracker) learn(id uint64, path string) *tracked {
 	var in *tracked
 	if f, ok := find(path); ok {
-		in = t.track(f)
+		in = t.track(f, false)
 	}
 	old, ok := t.cgroups[id]
 	if !ok && len(t.cgroups) >= t.config.MaxCgroups {
@@ -177,8 +177,8 @@ func (t *Tracker) forget(now time.Time) {
 	}
 }
 
-// track returns the container, new or known. t.mu is held.
-func (t *Tracker) track(f found) *tracked {
+// track returns the container, new or known, which the engine names, or only a path. t.mu is held.
+func (t *Tracker) track(f found, named bool) *tracked {
 	if c, ok := t.containers[f.id]; ok {
 		if f.task != "" && (c.told[fromCgroup] == nil || c.told[fromCgroup].TaskID != f.task) {
 			c.tell(fromCgroup, &event.ECS{TaskID: strings.Clone(f.task)})
@@ -188,7 +188,7 @@ func (t *Tracker) track(f found) *tracked {
 	known := f.container()
 	c := &tracked{known: &known, told: told{fromCgroup: known.ECS}, seen: time.Now()}
 	known.ECS = c.told.task()
-	if len(t.containers) >= t.config.MaxContainers && !t.evictContainer() {
+	if len(t.containers) >= t.config.MaxContainers && !t.evictContainer(named) {
 		t.stats.ContainersRefused++
 		return c
 	}
@@ -208,21 +208,54 @@ func (t *Tracker) track(f found) *tracked {
 	return c
 }
 
-// evictContainer makes room for a container by forgetting one that has ended or has not started, if a look at some
-// finds one.
-func (t *Tracker) evictContainer() bool {
-	looked := 0
+// evictContainer makes room for a container by forgetting another one, if a look at some finds one that may be. Those
+// that the engine has not told of make room for one that it tells of, not for each other.
+func (t *Tracker) evictContainer(named bool) bool {
+	var victim *tracked
+	least, looked := cannotGo, 0
+	now := time.Now()
 	for _, c := range t.containers {
-		if !c.gone.IsZero() || c.cgroups == 0 && t.config.Hierarchy.MountPoint != "" {
-			t.drop(c)
-			t.stats.ContainersEvicted++
-			return true
+		if l := t.lossOf(c, now); l < least && (l != unnamedLost || named) {
+			victim, least = c, l
 		}
-		if looked++; looked == sample {
-			return false
+		if looked++; looked == sample || least == nothingLost {
+			break
 		}
 	}
-	return false
+	if victim == nil {
+		return false
+	}
+	t.drop(victim)
+	t.stats.ContainersEvicted++
+	return true
+}
+
+// loss is what it costs to forget a container.
+type loss int
+
+const (
+	nothingLost loss = iota // its path tells as much as is known
+	endedLost               // events that are still on their way
+	unnamedLost             // what the engine may yet say
+	idleLost                // a name, of what was made and not started for long
+	cannotGo
+)
+
+// unstarted is how long a container is kept at least that was made and has no cgroup yet.
+const unstarted = time.Minute
+
+func (t *Tracker) lossOf(c *tracked, now time.Time) loss {
+	switch {
+	case !c.bound && c.known.Name == "" && !c.known.Pending:
+		return nothingLost
+	case !c.gone.IsZero():
+		return endedLost
+	case !c.bound && c.known.Name == "":
+		return unnamedLost
+	case c.cgroups == 0 && t.config.Hierarchy.MountPoint != "" && now.Sub(c.seen) >= unstarted:
+		return idleLost
+	}
+	return cannotGo
 }
 
 // drop forgets a container. Events and cgroups that point to what is known of it keep it.

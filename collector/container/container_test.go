@@ -350,6 +350,44 @@ func TestAWalkBeyondTheBound(t *testing.T) {
 	}
 }
 
+// However many cgroups look like containers of an engine that is not ours, those that ours tells of keep their names and
+// tasks from before their first process until their end.
+func TestContainersOfOthersMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 64
+		tracker := newTracker(t, Config{Docker: "unix:///nowhere", Hierarchy: Hierarchy{MountPoint: t.TempDir()}, MaxContainers: limit})
+		others := 0
+		foreign := func(n int, described bool) {
+			for range n {
+				others++
+				tracker.AddCgroup(uint64(others), "/docker/"+hexID(others))
+				if described {
+					tracker.settle(hexID(others), facts{}) // the engine does not have it
+				}
+			}
+		}
+		for _, described := range []bool{true, false} {
+			foreign(2*limit, described)
+			for n := range limit / 2 {
+				id := hexID(1<<40 + others + n)
+				tracker.note(id, facts{Container: event.Container{Name: "web"}, labels: ecsLabels()}, time.Now())
+				foreign(limit, described)
+				cgroup := uint64(1<<40 + others)
+				tracker.AddCgroup(cgroup, "/ecs/demo/"+task32+"/"+id)
+				foreign(limit, described)
+				c := tracker.Describe(tracker.Locate(cgroup, ""), 1)
+				if c.Name != "web" || c.ECS == nil || c.ECS.TaskARN != demoTaskARN {
+					t.Fatalf("others described %v, container %d: %+v", described, n, c)
+				}
+				tracker.destroyed(id)
+			}
+		}
+		if s := tracker.Stats(); s.Containers > limit || s.ContainersEvicted == 0 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
 func TestUpdatesAreBounded(t *testing.T) {
 	const limit = 4
 	tracker := newTracker(t, Config{Docker: "unix:///nowhere", MaxContainers: limit})

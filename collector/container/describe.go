@@ -82,7 +82,7 @@ type facts struct {
 func (t *Tracker) note(id string, f facts, existed time.Time) *tracked {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := t.track(found{id: id, runtime: docker})
+	c := t.track(found{id: id, runtime: docker}, true)
 	c.add(f)
 	c.given = c.given || c.known.Pending && existed.Before(t.began)
 	t.bind(c)

@@ -348,6 +348,7 @@ func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Statu
 			k.EventsPending),
 		"time until name and task are known", bindingText(k.Bound),
 		"time until all is known", bindingText(k.Described),
+		"containers known", fmt.Sprintf("%d, %d forgotten early, %d without room", k.Containers, k.ContainersEvicted, k.ContainersRefused),
 		"agent", fmt.Sprintf("%.1f s of CPU, %d MiB", status.Agent.CPUSeconds, status.Agent.RSSBytes>>20),
 	))
 	if got.stored != n || got.id != n || got.task != n || got.name != n || got.pending > 0 {
