@@ -343,7 +343,7 @@ func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Statu
 		"with the right container name", fraction(got.name, n),
 		"still pending", strconv.Itoa(got.pending),
 		"other execs and exits in containers", fmt.Sprintf("%d, %d of them wrong", got.others, got.othersWrong),
-		"events with name and task at seal", fmt.Sprintf("%d, %d joined later", k.EventsBound, k.EventsUnbound),
+		"events with name and task at seal", fmt.Sprintf("%d, %d without", k.EventsBound, k.EventsUnbound),
 		"events with all at seal", fmt.Sprintf("%d, %d joined later", k.EventsBound+k.EventsUnbound-k.EventsPending,
 			k.EventsPending),
 		"time until name and task are known", bindingText(k.Bound),
