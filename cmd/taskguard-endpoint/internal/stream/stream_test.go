@@ -358,6 +358,64 @@ func TestContainersDescribedLaterAreJoined(t *testing.T) {
 	equal(t, "not indexed", s.unjoined.Load(), len(hostile))
 }
 
+// What was learnt later of a file is told of all that have that version of it, and of no other agent's.
+func TestFilesReadLaterAreJoined(t *testing.T) {
+	s := open(t, Config{Dir: t.TempDir()})
+	codec, err := batch.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := event.FileVersion{Device: 1, Inode: 2, Size: 3, Changed: 4}
+	other := version
+	other.Changed++
+	read := event.Digest{SHA256: strings.Repeat("0f", 32), FSVerity: "sha256:1"}
+	store := func(agent event.ID, sequence uint64, updates batch.Updates) {
+		t.Helper()
+		b := batch.NewBuilder()
+		for i, v := range []event.FileVersion{version, other} {
+			p := &event.Process{PID: 1, Start: 1, Snapshot: uint64(1 + i), ExeDevice: 9, ExeInode: 9, ExeVersion: v}
+			b.Append(&event.Event{Time: time.Now(), Kind: event.ProcessExec, Process: p, Target: p})
+			b.Append(&event.Event{Time: time.Now(), Kind: event.MemoryMap, Memory: &event.Memory{Version: v}})
+			b.Append(&event.Event{Time: time.Now(), Kind: event.ModuleLoad, Module: &event.Module{Version: v}})
+		}
+		h := batch.Header{ID: batch.ID{Agent: agent, Epoch: 1, Sequence: sequence}, Updates: updates}
+		late := batch.Late{Digest: func(event.FileVersion) event.Digest { return event.Digest{HashState: event.HashPending} }}
+		testBatch{h, codec.Compress(nil, b.Seal(nil, h, late))}.appendTo(t, s)
+	}
+	store(agentA, 1, batch.Updates{})
+	store(agentB, 1, batch.Updates{})
+	store(agentA, 2, batch.Updates{Digests: []event.FileDigest{
+		{Version: version, Digest: read}, {Version: other, Digest: event.Digest{HashState: event.HashPending}},
+	}})
+	joined := map[bool]int{}
+	_, err = s.Read(t.Context(), ReadOptions{}, func(b *batch.Batch) error {
+		check := func(v event.FileVersion, got event.Digest) {
+			want := event.Digest{HashState: event.HashPending}
+			if v == version && b.ID.Agent == agentA {
+				want = read
+			}
+			if joined[got == read]++; got != want {
+				t.Errorf("%v: digest of %+v is %+v, want %+v", b.ID, v, got, want)
+			}
+		}
+		for _, e := range b.Events {
+			switch {
+			case e.Memory != nil:
+				check(e.Memory.Version, e.Memory.Digest)
+			case e.Module != nil:
+				check(e.Module.Version, e.Module.Digest)
+			default:
+				check(e.Process.ExeVersion, e.Process.Digest)
+				check(e.Target.ExeVersion, e.Target.Digest)
+			}
+		}
+		return nil
+	})
+	if err != nil || joined[true] != 8 || joined[false] != 16 {
+		t.Errorf("%d joined and %d not, %v; want 8 and 16", joined[true], joined[false], err)
+	}
+}
+
 func TestUpdatesOfOneBatchAreBounded(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
 	updates := make([]event.Container, maxUpdates+7)

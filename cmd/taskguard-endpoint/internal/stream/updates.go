@@ -73,8 +73,8 @@ func (s *Store) putUpdate(ctx context.Context, subject string, update any) error
 	return err
 }
 
-// getUpdate reads an update, if there is one.
-func (s *Store) getUpdate(ctx context.Context, subject string, update any) error {
+// getUpdate replaces old by its update, if there is one.
+func getUpdate[T any](ctx context.Context, s *Store, subject string, old *T) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	msg, err := s.updates.GetLastMsgForSubject(ctx, subject)
@@ -84,7 +84,12 @@ func (s *Store) getUpdate(ctx context.Context, subject string, update any) error
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(msg.Data, update)
+	var update T
+	if err := json.Unmarshal(msg.Data, &update); err != nil {
+		return err
+	}
+	*old = update
+	return nil
 }
 
 // join fills in what was not known yet of the containers and files of a batch when it was sealed, and is now.
@@ -138,12 +143,7 @@ func (j *joiner) container(ctx context.Context, c *event.Container) error {
 	if !validContainerID(c.ID) {
 		return nil
 	}
-	described := *c
-	if err := j.store.getUpdate(ctx, containerSubject(j.agent, c.ID), &described); err != nil {
-		return err
-	}
-	*c = described
-	return nil
+	return getUpdate(ctx, j.store, containerSubject(j.agent, c.ID), c)
 }
 
 // digest completes d if the file has been read.
@@ -154,7 +154,7 @@ func (j *joiner) digest(ctx context.Context, version event.FileVersion, d *event
 	known, ok := j.files[version]
 	if !ok {
 		known = *d
-		if err := j.store.getUpdate(ctx, digestSubject(j.agent, version), &known); err != nil {
+		if err := getUpdate(ctx, j.store, digestSubject(j.agent, version), &known); err != nil {
 			return fmt.Errorf("read digest of a file: %w", err)
 		}
 		if j.files == nil {
