@@ -15,9 +15,9 @@ import (
 func TestLivesByDocker(t *testing.T) {
 	docker := dockertest.Start(t)
 	docker.Import(t, "shop:1")
+	before := docker.Run(t, "run", "--detach", "--net", "none", "--name", "before", "shop:1", "sleep", "1000")
 	told := &toldEvents{}
 	tracker := newTracker(t, Config{Docker: "unix://" + docker.Socket, Sink: told, Mask: secret.Mask})
-	before := docker.Run(t, "run", "--detach", "--net", "none", "--name", "before", "shop:1", "sleep", "1000")
 	defer run(t, tracker)()
 	eventually(t, "the engine", func() bool { ok, _ := tracker.State(); return ok })
 
