@@ -204,7 +204,7 @@ func (a *agent) open(ctx context.Context) error {
 	a.table = process.NewTable(process.Config{
 		CgroupController: hierarchy.Controller, Locator: a.tracker, Mask: secret.Mask, Note: a.note,
 	})
-	a.hasher = hash.New(hash.Config{})
+	a.hasher = hash.New(hash.Config{Layers: a.tracker.Layers})
 	if err := a.openSender(); err != nil {
 		return err
 	}

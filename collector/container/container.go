@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -141,10 +142,11 @@ type tracked struct {
 	disguised bool   // it has labels that hide what the engine says of its life
 	events    uint64 // that Describe was told of
 
-	described bool   // the engine has said all it has to say
-	wish      *wish  // nil when the ECS agent need not be asked
-	refused   bool   // the ECS agent does not know it
-	endpoint  string // the id of its task metadata endpoint, as its environment has it
+	described bool                  // the engine has said all it has to say
+	wish      *wish                 // nil when the ECS agent need not be asked
+	layers    unique.Handle[string] // see facts; containers of one image share it
+	refused   bool                  // the ECS agent does not know it
+	endpoint  string                // the id of its task metadata endpoint, as its environment has it
 
 	asking   bool      // a request about it is under way
 	stale    bool      // whose answer will not be the last word

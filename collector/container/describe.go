@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -69,12 +70,29 @@ func (t *Tracker) Updates() []event.Container {
 	return updates
 }
 
+// Layers returns the directories on the host that hold the files of a container's image, the topmost first, and whether
+// the engine may still tell of them.
+func (t *Tracker) Layers(id string) (dirs []string, pending bool) {
+	t.mu.Lock()
+	c, ok := t.containers[id]
+	var layers unique.Handle[string]
+	if ok {
+		layers, pending = c.layers, !c.described
+	}
+	t.mu.Unlock()
+	if layers == (unique.Handle[string]{}) {
+		return nil, pending
+	}
+	return strings.Split(layers.Value(), ":"), false
+}
+
 // facts is what the engine says of a container, in one message. What is empty is not said.
 type facts struct {
 	event.Container
 	labels    map[string]string
 	endpoint  string // the id of the task metadata endpoint
 	oomKilled bool   // since its last start
+	layers    string // of its image
 }
 
 // note adds what the engine says in passing, of a container that existed at a time. One that did before New may have
@@ -176,6 +194,9 @@ func (c *tracked) add(f facts) {
 	}
 	c.disguised = c.disguised || disguised(f.labels)
 	set(&c.endpoint, f.endpoint)
+	if f.layers != "" {
+		c.layers = unique.Make(f.layers)
+	}
 	known := *c.known
 	set(&known.Name, f.Name)
 	set(&known.Image, f.Image)

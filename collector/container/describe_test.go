@@ -68,6 +68,22 @@ func TestWhatTheEngineSaysIsAdded(t *testing.T) {
 	}
 }
 
+// Law: the layers of an image are those of every container of it.
+func TestImageLayers(t *testing.T) {
+	for lower, want := range map[string]string{
+		"":                               "",
+		"/d/1-init/diff:/d/b/diff:/d/a":  "/d/b/diff:/d/a",
+		"/d/2-init/diff:/d/b/diff:/d/a":  "/d/b/diff:/d/a",
+		"/d/1-init/diff":                 "",
+		"/d/b/diff:/d/a/diff":            "/d/b/diff:/d/a/diff",
+		strings.Repeat("/x:", maxLayers): "",
+	} {
+		if got := imageLayers(lower); got != want {
+			t.Errorf("layers of %.40q: %q, want %q", lower, got, want)
+		}
+	}
+}
+
 func TestHostileLabelsAreCut(t *testing.T) {
 	long := strings.Repeat("ü\n", 64<<10)
 	labels := ecsLabels()

@@ -42,6 +42,9 @@ func (i *inspection) facts(c *container.InspectResponse) facts {
 		Mounts:    i.mounts(c.Mounts),
 		Restarts:  uint32(max(c.RestartCount, 0)),
 	}}
+	if c.GraphDriver != nil {
+		f.layers = imageLayers(c.GraphDriver.Data["LowerDir"])
+	}
 	if c.State != nil {
 		f.StartedAt = timeOf(c.State.StartedAt)
 		f.oomKilled = c.State.OOMKilled
@@ -55,6 +58,22 @@ func (i *inspection) facts(c *container.InspectResponse) facts {
 	}
 	f.Truncated = i.cut
 	return f
+}
+
+// maxLayers bounds what is kept of the directories of an image's layers, in bytes.
+const maxLayers = 32 << 10
+
+// imageLayers returns the directories that an overlay puts below a container's own, with colons between, but for the one
+// that is the container's too.
+func imageLayers(lower string) string {
+	first, image, _ := strings.Cut(lower, ":")
+	if !strings.HasSuffix(first, "-init/diff") {
+		image = lower
+	}
+	if len(image) > maxLayers {
+		return ""
+	}
+	return image
 }
 
 // metadataEndpoint returns the id in the address that the ECS agent gives a task's containers for their metadata.

@@ -47,7 +47,7 @@ func stateOf(err error) event.HashState {
 
 // find opens a file as one of some processes sees it, or the agent. Where it is found does not matter, as it must be the
 // very file.
-func (r *reader) find(wanted *request, pids []uint32) (file *os.File, err error) {
+func (r *reader) find(w *wanted, pids []uint32) (file *os.File, err error) {
 	err = errOther
 	var views []string
 	for _, pid := range pids {
@@ -57,7 +57,7 @@ func (r *reader) find(wanted *request, pids []uint32) (file *os.File, err error)
 	}
 	for _, view := range append(views, "self") {
 		process := filepath.Join(r.procRoot, view)
-		if file, err = openAt(process, wanted); err == nil || stateOf(err) != event.HashVanished {
+		if file, err = openAt(process, w); err == nil || stateOf(err) != event.HashVanished {
 			return file, err
 		}
 	}
@@ -66,27 +66,46 @@ func (r *reader) find(wanted *request, pids []uint32) (file *os.File, err error)
 
 // openAt opens a file as a process sees it, if it is the very one: also what has no name any more, when the process is
 // run from it.
-func openAt(process string, wanted *request) (*os.File, error) {
+func openAt(process string, w *wanted) (*os.File, error) {
 	at, err := unix.Open(process+"/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err == nil {
-		if err = check(at, process, wanted); err == nil || stateOf(err) != event.HashVanished {
+		if err = check(at, process, w); err == nil || stateOf(err) != event.HashVanished {
 			return reopen(at, err)
 		}
 		unix.Close(at)
 	}
-	root, err := unix.Open(process+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if at, err = openIn(process+"/root", w.path); err != nil {
 		return nil, err
+	}
+	return reopen(at, check(at, process, w))
+}
+
+// findInLayers opens a file in a layer of its container's image, which is there when all processes are gone.
+func findInLayers(w wanted, layers []string) (*os.File, error) {
+	w.device, w.inode = w.version.Device, w.version.Inode // as the layer's file system has it
+	for _, layer := range layers {
+		at, err := openIn(layer, w.path)
+		if err != nil {
+			continue
+		}
+		if file, err := reopen(at, check(at, "/proc/self", &w)); err == nil || stateOf(err) != event.HashVanished {
+			return file, err
+		}
+	}
+	return nil, errOther
+}
+
+// openIn finds a file below a directory as a kernel's path leads to it, which has no links. Only what is known to be a
+// regular file may be opened for reading.
+func openIn(dir, path string) (int, error) {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
 	}
 	defer unix.Close(root)
-	// A kernel's path has no links. Only what is known to be a regular file is opened for reading.
-	at, err = unix.Openat2(root, wanted.path, &unix.OpenHow{
+	return unix.Openat2(root, path, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return reopen(at, check(at, process, wanted))
 }
 
 // reopen opens for reading what at stands for, if it has been found right, and closes at.
@@ -99,15 +118,15 @@ func reopen(at int, wrong error) (*os.File, error) {
 }
 
 // check says what is wrong with a file that a process sees.
-func check(fd int, process string, wanted *request) error {
+func check(fd int, process string, w *wanted) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != wanted.inode || !sameDevice(st.Dev, fd, process, wanted.device) {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != w.inode || !sameDevice(st.Dev, fd, process, w.device) {
 		return errOther
 	}
-	return unchanged(&st, wanted.version)
+	return unchanged(&st, w.version)
 }
 
 func unchanged(st *unix.Stat_t, v event.FileVersion) error {

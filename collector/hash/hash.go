@@ -29,6 +29,9 @@ type Config struct {
 	MaxWait        time.Duration // 30 s: for how long
 	MaxKnown       int           // 4,096: files remembered
 	MaxContainers  int           // 1,024: containers whose processes are remembered, to see their files through
+	// Layers returns the directories that hold the files of a container's image, and whether they may be known later; nil
+	// knows none.
+	Layers func(container string) (dirs []string, pending bool)
 }
 
 const (
@@ -36,6 +39,8 @@ const (
 	retryAfter = 5 * time.Second // before a file that was not found is looked for again
 	maxUpdates = 8192            // digests that nobody fetched yet
 	maxViews   = 4               // processes through which a file is looked for, of each container and of ancestors
+	maxTries   = 3               // to find a file in the layers of an image that is not known yet
+	tryAfter   = time.Second     // and again after twice that, and so on
 )
 
 // Stats counts files by what came of them: "ok" is a digest, else it is the HashState. Updates that nobody fetched in time
@@ -83,17 +88,22 @@ func (r result) final() bool {
 	return true
 }
 
+// wanted is which file is meant: a version, and how the file's processes see it.
+type wanted struct {
+	version event.FileVersion
+	path    string
+	device  event.Device
+	inode   uint64
+}
+
 // request is for a file to be read.
 type request struct {
-	version event.FileVersion
-	// Path, device and inode are as the file's processes see it.
-	path      string
-	device    event.Device
-	inode     uint64
+	wanted
 	container string
 	settled   bool  // the process ran before
 	views     views // processes that may see it, besides others of the container
 	asked     time.Time
+	tries     int
 	given     bool // Digest said that it is pending; guarded by Hasher.mu
 }
 
@@ -161,29 +171,27 @@ func (h *Hasher) Note(p *event.Process) {
 	h.see(containerOf(p.Container), p.PID)
 	if h.wants(p.ExeVersion) {
 		// Of one whose creation was not seen nobody knows how long it has run.
-		h.enqueue(&request{
-			version: p.ExeVersion, path: p.Exe, device: p.ExeDevice, inode: p.ExeInode, settled: p.Partial,
-		}, p)
+		h.enqueue(&request{wanted: wanted{p.ExeVersion, p.Exe, p.ExeDevice, p.ExeInode}, settled: p.Partial}, p)
 	}
 }
 
 // Enrich has the file of a module that is loaded read, and that of a library that is not from its container's image.
 // It changes nothing.
 func (h *Hasher) Enrich(e *event.Event) {
-	var r request
+	var file wanted
 	switch {
 	case e.Module != nil:
-		r = request{version: e.Module.Version, path: e.Module.Path, device: e.Module.Device, inode: e.Module.Inode}
+		file = wanted{e.Module.Version, e.Module.Path, e.Module.Device, e.Module.Inode}
 	case e.Memory != nil && e.Memory.UpperLayer:
-		r = request{version: e.Memory.Version, path: e.Memory.Path, device: e.Memory.Device, inode: e.Memory.Inode}
+		file = wanted{e.Memory.Version, e.Memory.Path, e.Memory.Device, e.Memory.Inode}
 	}
-	if r.version == (event.FileVersion{}) {
+	if file.version == (event.FileVersion{}) {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.wants(r.version) {
-		h.enqueue(&r, e.Process)
+	if h.wants(file.version) {
+		h.enqueue(&request{wanted: file}, e.Process)
 	}
 }
 
@@ -292,11 +300,37 @@ func (h *Hasher) work(ctx context.Context, from lane) {
 	for {
 		select {
 		case next := <-from.queue:
-			h.settle(next, h.read(ctx, &r, next, from.budget))
+			d := h.read(ctx, &r, next, from.budget)
+			if d.HashState != event.HashVanished || !h.tryLater(next, from) {
+				h.settle(next, d)
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// tryLater has a file looked for again if it may be found in an image whose layers are not known yet.
+func (h *Hasher) tryLater(r *request, in lane) bool {
+	if _, pending := h.layers(r.container); !pending || r.tries == maxTries {
+		return false
+	}
+	r.tries++ // before it is another goroutine's
+	time.AfterFunc(tryAfter<<(r.tries-1), func() {
+		select {
+		case in.queue <- r:
+		default:
+			h.settle(r, event.Digest{HashState: event.HashRateLimited})
+		}
+	})
+	return true
+}
+
+func (h *Hasher) layers(container string) (dirs []string, pending bool) {
+	if container == "" || h.cfg.Layers == nil {
+		return nil, false
+	}
+	return h.cfg.Layers(container)
 }
 
 // settle makes known what came of a file.
@@ -327,8 +361,12 @@ func (h *Hasher) through(r *request) []uint32 {
 }
 
 // read returns the digest of a file, or why there is none.
-func (h *Hasher) read(ctx context.Context, r *reader, wanted *request, budget *budget) (d event.Digest) {
-	file, err := r.find(wanted, h.through(wanted))
+func (h *Hasher) read(ctx context.Context, r *reader, next *request, budget *budget) (d event.Digest) {
+	file, err := r.find(&next.wanted, h.through(next))
+	if err != nil && stateOf(err) == event.HashVanished {
+		layers, _ := h.layers(next.container)
+		file, err = findInLayers(next.wanted, layers)
+	}
 	if err != nil {
 		d.HashState = stateOf(err)
 		return d
@@ -338,15 +376,15 @@ func (h *Hasher) read(ctx context.Context, r *reader, wanted *request, budget *b
 	if d.SHA256 = h.verified(d.FSVerity); d.SHA256 != "" {
 		return d
 	}
-	if wanted.version.Size > uint64(h.cfg.MaxBytes) {
+	if next.version.Size > uint64(h.cfg.MaxBytes) {
 		d.HashState = event.HashTooLarge
 		return d
 	}
-	if !budget.wait(ctx, int64(wanted.version.Size), h.cfg.MaxWait-time.Since(wanted.asked)) {
+	if !budget.wait(ctx, int64(next.version.Size), h.cfg.MaxWait-time.Since(next.asked)) {
 		d.HashState = event.HashRateLimited
 		return d
 	}
-	if d.SHA256, err = r.sum(file, wanted.version); err != nil {
+	if d.SHA256, err = r.sum(file, next.version); err != nil {
 		d.HashState = stateOf(err)
 	}
 	h.verify(d)

@@ -213,6 +213,53 @@ func TestDigestThroughAnotherProcess(t *testing.T) {
 	}
 }
 
+// What is from a container's image is found in its layers when the container has gone, also when these are known later
+// only.
+func TestDigestInLayersOfTheImage(t *testing.T) {
+	dir := realDir(t)
+	for _, layer := range []string{"top", "middle", "bottom"} {
+		do(t, os.MkdirAll(filepath.Join(dir, layer, "bin"), 0o755))
+	}
+	write(t, filepath.Join(dir, "top/bin/x"), "another") // of another container's
+	path := write(t, filepath.Join(dir, "middle/bin/x"), "content")
+	do(t, os.Symlink(path, filepath.Join(dir, "bottom/bin/link")))
+	layers := []string{filepath.Join(dir, "top"), filepath.Join(dir, "gone"), filepath.Join(dir, "middle"), filepath.Join(dir, "bottom")}
+	p := process(t, path)
+	p.PID, p.Container = 1<<30, &event.Container{ID: "shop"}
+	p.ExeDevice, p.ExeInode = 7, 7 // as the overlay had it
+	for name, test := range map[string]struct {
+		path   string
+		known  bool // at first
+		ever   bool
+		digest event.Digest
+	}{
+		"known":               {"/bin/x", true, true, event.Digest{SHA256: sumOf("content")}},
+		"known later":         {"/bin/x", false, true, event.Digest{SHA256: sumOf("content")}},
+		"never known":         {"/bin/x", false, false, event.Digest{HashState: event.HashVanished}},
+		"not in the image":    {"/bin/y", true, true, event.Digest{HashState: event.HashVanished}},
+		"out of it by a link": {"/bin/link", true, true, event.Digest{HashState: event.HashVanished}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			var mu sync.Mutex
+			h := New(Config{Layers: func(container string) ([]string, bool) {
+				mu.Lock()
+				defer mu.Unlock()
+				if asked++; container != "shop" || !test.ever || !test.known && asked < 3 {
+					return nil, test.ever
+				}
+				return layers, false
+			}})
+			run(t, h)
+			p.Exe = test.path
+			h.Note(p)
+			if got := settled(t, h, p.ExeVersion); got != test.digest {
+				t.Errorf("digest %+v, want %+v", got, test.digest)
+			}
+		})
+	}
+}
+
 // What a writer does to a file meanwhile gives no digest of a mixture.
 func TestDigestOfChangingFile(t *testing.T) {
 	path := filepath.Join(realDir(t), "module")
@@ -247,7 +294,7 @@ func TestDigestOfChangingFile(t *testing.T) {
 	// The writer may be late to get the CPU.
 	for i, deadline := 0, time.Now().Add(time.Minute); i < 20 || states[event.HashChanged] == 0 && time.Now().Before(deadline); i++ {
 		p := process(t, path)
-		d := h.read(t.Context(), r, &request{version: p.ExeVersion, path: path, device: p.ExeDevice, inode: p.ExeInode, asked: time.Now()}, h.fresh.budget)
+		d := h.read(t.Context(), r, &request{wanted: wanted{p.ExeVersion, path, p.ExeDevice, p.ExeInode}, asked: time.Now()}, h.fresh.budget)
 		states[d.HashState]++
 		if d.HashState == "" && !valid[d.SHA256] || d.HashState != "" && d.HashState != event.HashChanged {
 			t.Errorf("digest %+v", d)
@@ -296,7 +343,7 @@ func TestUpdates(t *testing.T) {
 func TestUpdatesAreBounded(t *testing.T) {
 	h := New(Config{})
 	for i := range uint64(maxUpdates + 3) {
-		h.settle(&request{version: event.FileVersion{Inode: i + 1}, given: true}, event.Digest{SHA256: "x"})
+		h.settle(&request{wanted: wanted{version: event.FileVersion{Inode: i + 1}}, given: true}, event.Digest{SHA256: "x"})
 	}
 	if got := len(h.Updates()); got != maxUpdates || h.Stats()["updates_dropped"] != 3 {
 		t.Errorf("%d updates and %v, want %d and 3 dropped", got, h.Stats(), maxUpdates)
@@ -377,7 +424,7 @@ func TestRetry(t *testing.T) {
 			{event.Digest{HashState: event.HashError}, retryAfter, true},
 		} {
 			v := event.FileVersion{Inode: 1}
-			h.settle(&request{version: v}, test.digest)
+			h.settle(&request{wanted: wanted{version: v}}, test.digest)
 			time.Sleep(test.after)
 			if got := h.wants(v); got != test.want {
 				t.Errorf("%+v is wanted again after %v: %v", test.digest, test.after, got)
@@ -429,7 +476,7 @@ func TestKnownFileAllocatesNothing(t *testing.T) {
 func BenchmarkNoteKnown(b *testing.B) {
 	h := New(Config{})
 	p := &event.Process{PID: 1, ExeVersion: event.FileVersion{Inode: 1}, Container: &event.Container{ID: "c"}}
-	h.settle(&request{version: p.ExeVersion}, event.Digest{SHA256: "x"})
+	h.settle(&request{wanted: wanted{version: p.ExeVersion}}, event.Digest{SHA256: "x"})
 	b.ReportAllocs()
 	for b.Loop() {
 		h.Note(p)

@@ -37,7 +37,8 @@ type containerOfTask struct {
 
 const (
 	churnImage     = "tiny:1"
-	churnProgram   = "/tiny"    // ends after 2 ms
+	churnProgram   = "/tiny" // ends after churnSleep
+	churnSleep     = 2 * time.Millisecond
 	sleeperProgram = "/sleeper" // does not end while the test runs
 	churners       = 8          // at a time: dockerd is not faster with more
 )
@@ -147,7 +148,7 @@ func TestChurnAcrossAgentStartsIsAttributed(t *testing.T) {
 func newChurn(t *testing.T, d *dockertest.Daemon, n int) *churn {
 	t.Helper()
 	d.ImportPrograms(t, churnImage, map[string][]byte{
-		churnProgram: tiny.Program(2 * time.Millisecond), sleeperProgram: tiny.Program(time.Hour),
+		churnProgram: tiny.Program(churnSleep), sleeperProgram: tiny.Program(time.Hour),
 	})
 	docker, err := client.New(client.WithHost("unix://" + d.Socket))
 	if err != nil {
@@ -285,8 +286,8 @@ func wantDescribed(t *testing.T, s *stack.Stack) *stack.Status {
 
 // tally is who the endpoint takes a churn's execs for.
 type tally struct {
-	stored, id, task, name, pending int // of the execs: those with the right id, and so on
-	others, othersWrong             int // execs and exits in containers besides, such as runc's
+	stored, id, task, name, digest, pending int // of the execs: those with the right id, and so on
+	others, othersWrong                     int // execs and exits in containers besides, such as runc's
 }
 
 // tally counts, and reports what is wrong: an exec that is not its container's and task's, or is stored twice, and any
@@ -323,6 +324,7 @@ func (c *churn) tally(t *testing.T, s *stack.Stack) (n tally) {
 		n.id += oneIf(k.ID == in.id)
 		n.task += oneIf(taskARN(&e) == in.task.ARN)
 		n.name += oneIf(k.Name == in.name)
+		n.digest += oneIf(e.Process.SHA256 == sumOf(tiny.Program(churnSleep)))
 		n.pending += oneIf(k.Pending)
 	}
 	if n.othersWrong > 0 {
@@ -341,6 +343,7 @@ func (c *churn) wantAttributed(t *testing.T, s *stack.Stack, status *stack.Statu
 		"with the right container id", fraction(got.id, n),
 		"with the right task ARN", fraction(got.task, n),
 		"with the right container name", fraction(got.name, n),
+		"with the program's SHA-256", fraction(got.digest, n),
 		"still pending", strconv.Itoa(got.pending),
 		"other execs and exits in containers", fmt.Sprintf("%d, %d of them wrong", got.others, got.othersWrong),
 		"events with name and task at seal", fmt.Sprintf("%d, %d without", k.EventsBound, k.EventsUnbound),
