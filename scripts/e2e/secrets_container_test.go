@@ -194,7 +194,7 @@ func (s *secrets) wantPosture(t *testing.T, from *stack.Stack, name string) {
 	}
 	for _, masked := range []string{"--token=***", "PGPASSWORD=***", "redis://:***@cache/0"} {
 		if !slices.ContainsFunc(list, func(e event.Event) bool {
-			return e.Process.ArgsMasked && slices.Contains(e.Process.Args.Split(), masked)
+			return e.Process != nil && e.Process.ArgsMasked && slices.Contains(e.Process.Args.Split(), masked)
 		}) {
 			t.Errorf("no process of the container has the argument %s", masked)
 		}
