@@ -184,8 +184,8 @@ func (r *reader) sum(file *os.File, v event.FileVersion) (string, error) {
 	if r.buffer == nil {
 		r.buffer, r.sha = make([]byte, 128<<10), sha256.New()
 	}
-	// A change in the same tick of the clock would not show.
-	time.Sleep(tick - time.Since(time.Unix(0, int64(v.Changed))))
+	// A change in the same tick of the clock would not show. A time to come is that of another clock.
+	time.Sleep(min(tick, tick-time.Since(time.Unix(0, int64(v.Changed)))))
 	r.sha.Reset()
 	// A byte more than its size would be a change, which shows afterwards.
 	if _, err := io.CopyBuffer(r.sha, io.LimitReader(file, int64(v.Size)+1), r.buffer); err != nil {

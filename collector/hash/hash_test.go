@@ -307,6 +307,23 @@ func TestDigestOfChangingFile(t *testing.T) {
 	}
 }
 
+// The clock may have been set back, and some file systems have the time of another one.
+func TestFileFromTheFutureKeepsNoReader(t *testing.T) {
+	path := write(t, filepath.Join(t.TempDir(), "file"), "text")
+	version := process(t, path).ExeVersion
+	synctest.Test(t, func(t *testing.T) { // in the year 2000
+		file, err := os.Open(path)
+		do(t, err)
+		defer file.Close()
+		began := time.Now()
+		sum, err := new(reader).sum(file, version)
+		do(t, err)
+		if waited := time.Since(began); sum != sumOf("text") || waited > tick {
+			t.Errorf("%s after %v, want %s after %v", sum, waited, sumOf("text"), tick)
+		}
+	})
+}
+
 // Law: a digest that was given out as pending is told of once when it is known; one that was not is not.
 func TestUpdates(t *testing.T) {
 	dir := realDir(t)
