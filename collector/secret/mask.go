@@ -192,33 +192,67 @@ func (m *masker) option(start, end int) {
 // assignments finds the values of what is named like a secret: NAME=value, --name=value, ?name=value&, "name": "value",
 // Name: value.
 func (m *masker) assignments(start, end int, script bool) {
+	in := argument{text: m.text, start: start, end: end, script: script}
 	for i := start; i < end; i++ {
 		if c := m.text[i]; c != '=' && c != ':' {
 			continue
 		}
-		if a, ok := assignmentAt(m.text, start, end, i, script); ok {
+		if a, ok := in.assignmentAt(i); ok {
 			m.add(a.value.start, a.value.end)
 			i = a.value.end - 1
 		}
 	}
 }
 
+// argument is a part of a text that is searched for assignments, from its start to its end. However it was made, that
+// takes a time that grows with its length only: what an earlier look told is remembered.
+type argument struct {
+	text       string
+	start, end int
+	script     bool // it is a command line
+	// lone is up to where nothing shows that there is more in it than one assignment.
+	lone          int
+	header, value stop
+}
+
+// stop is where a value ends that is behind all that has been looked at.
+type stop struct{ at int }
+
+// from is unescaped for a start that no backslash is before.
+func (s *stop) from(text string, start, end int, any string) int {
+	if s.at < start {
+		s.at = unescaped(text, start, end, any)
+	}
+	return s.at
+}
+
+// inside reports whether something before a place shows that there is more in the argument than one assignment.
+func (a *argument) inside(at int) bool {
+	if a.lone == 0 {
+		a.lone = a.end
+		if n := strings.IndexAny(a.text[a.start:a.end], " \t\n?&{,;'\""); n >= 0 {
+			a.lone = a.start + n
+		}
+	}
+	return a.lone < at
+}
+
 // assignment is a name, and the value that it has.
 type assignment struct{ name, value span }
 
 // assignmentAt returns the assignment of a secret that the separator at one place of an argument makes, if it is one.
-func assignmentAt(text string, start, end, separator int, script bool) (a assignment, ok bool) {
-	a.name = nameBefore(text, start, separator)
-	name := text[a.name.start:a.name.end]
+func (a *argument) assignmentAt(separator int) (found assignment, ok bool) {
+	found.name = nameBefore(a.text, a.start, separator)
+	name := a.text[found.name.start:found.name.end]
 	if kindOfName(name) == "" && (len(name) < 3 || name[0] != '-' || kindOfName(name[2:]) == "") { // java -Dname=value
-		return a, false
+		return found, false
 	}
-	before := text[start:a.name.start]
-	if text[separator] == ':' && strings.HasSuffix(before, ":") { // arn:aws:secretsmanager:eu-central-1:1:secret:name
-		return a, false
+	before := a.text[a.start:found.name.start]
+	if a.text[separator] == ':' && strings.HasSuffix(before, ":") { // arn:aws:secretsmanager:eu-central-1:1:secret:name
+		return found, false
 	}
-	a.value = valueAfter(text, separator, end, script, script || strings.ContainsAny(before, " \t\n?&{,;'\""))
-	return a, a.value.start < a.value.end && mayBeOne(text[a.value.start:a.value.end])
+	found.value = a.valueAfter(separator, a.script || a.inside(found.name.start))
+	return found, found.value.start < found.value.end && mayBeOne(a.text[found.value.start:found.value.end])
 }
 
 // nameBefore returns the name that ends before a separator.
@@ -235,7 +269,8 @@ func nameBefore(text string, start, at int) span {
 }
 
 // valueAfter returns the value behind a separator: up to the end of the argument, or, inside of more, of the word.
-func valueAfter(text string, separator, end int, script, inside bool) span {
+func (a *argument) valueAfter(separator int, inside bool) span {
+	text, end := a.text, a.end
 	start := separator + 1
 	header := false
 	for text[separator] == ':' && start < end && text[start] == ' ' {
@@ -244,7 +279,7 @@ func valueAfter(text string, separator, end int, script, inside bool) span {
 	switch {
 	case start < end && (text[start] == '"' || text[start] == '\''):
 		closing := unescaped(text, start+1, end, text[start:start+1])
-		if script && closing+1 < wordEnd(text, start, end) { // 'it goes'" on"
+		if a.script && closing+1 < wordEnd(text, start, end) { // 'it goes'" on"
 			return span{start, wordEnd(text, start, end)}
 		}
 		return span{start + 1, closing}
@@ -254,9 +289,9 @@ func valueAfter(text string, separator, end int, script, inside bool) span {
 				start += n
 			}
 		}
-		return span{start, unescaped(text, start, end, "\"'\r\n,}")}
+		return span{start, a.header.from(text, start, end, "\"'\r\n,}")}
 	case inside:
-		return span{start, unescaped(text, start, end, " \t\r\n\"'&;,})|")}
+		return span{start, a.value.from(text, start, end, " \t\r\n\"'&;,})|")}
 	}
 	return span{start, end}
 }
@@ -298,13 +333,13 @@ const blanks = " \t\n;|&()"
 
 // forms finds what is a secret by its form.
 func (m *masker) forms(start, end int) {
-	for start < end {
-		kind, from, to := find(m.text[start:end])
+	f := finder{text: m.text[start:end]}
+	for {
+		kind, from, to := f.next()
 		if kind == "" {
 			return
 		}
 		m.add(start+from, start+to)
-		start += to
 	}
 }
 

@@ -22,7 +22,8 @@ const (
 // Kind returns the kind of the credential that a variable or an option of that name holds, "" for none. A value that
 // only leads to a credential, like a path or an ARN, is none.
 func Kind(name, value string) string {
-	if kind, _, _ := find(value); kind != "" {
+	f := finder{text: value}
+	if kind, _, _ := f.next(); kind != "" {
 		return kind
 	}
 	if mayBeOne(value) {
@@ -35,11 +36,12 @@ func Kind(name, value string) string {
 
 // kindWithin returns the kind of the first credential that a value assigns to a name, as in "Server=db;Password=x".
 func kindWithin(value string) string {
+	in := argument{text: value, end: len(value), script: true}
 	for i := range len(value) {
 		if c := value[i]; c != '=' && c != ':' {
 			continue
 		}
-		if a, ok := assignmentAt(value, 0, len(value), i, true); ok {
+		if a, ok := in.assignmentAt(i); ok {
 			return kindOfName(value[a.name.start:a.name.end])
 		}
 	}
@@ -61,7 +63,7 @@ func mayBeOne(value string) bool {
 func isReference(value string) bool {
 	switch value[0] {
 	case '/':
-		return strings.Count(value, "/") > 1 && !isRandom(value) || strings.Contains(value, masked)
+		return strings.IndexByte(value[1:], '/') >= 0 && !isRandom(value) || strings.Contains(value, masked)
 	case '.', '~', '@':
 		rest := value[1:]
 		return rest != "" && (rest[0] == '/' || value[0] == '.' && strings.HasPrefix(rest, "./") || rest == "-")
@@ -76,10 +78,12 @@ func isReference(value string) bool {
 	return false
 }
 
-// isRandom reports whether a value is a row of letters of either case and digits as nobody would call a file.
+// isRandom reports whether a value is, or begins with, a row of letters of either case and digits as nobody would call
+// a file.
 func isRandom(value string) bool {
+	const most = 128 // bytes that are looked at
 	var upper, lower, digit bool
-	for i := range len(value) {
+	for i := range min(len(value), most) {
 		switch c := value[i]; {
 		case isUpper(c):
 			upper = true
@@ -250,26 +254,48 @@ var forms = ['z' + 1][]form{
 	},
 }
 
-// find returns the first credential in a text by its form, and where it is.
-func find(text string) (kind string, start, end int) {
-	for i := 0; i < len(text); i++ {
+// finder finds credentials in a text by their forms. However the text was made, it takes a time that grows with its
+// length only: what an earlier look told is remembered.
+type finder struct {
+	text  string
+	at    int  // where to go on
+	quiet int  // up to here, no address has a password
+	noKey bool // there is no private key further on
+	word  word // of the last address for a driver
+}
+
+// next returns the next credential, and where it is.
+func (f *finder) next() (kind string, start, end int) {
+	text := f.text
+	for i := f.at; i < len(text); i++ {
+		kind = ""
 		switch c := text[i]; {
-		case c == ':' && strings.HasPrefix(text[i:], "://"):
-			if start, end, ok := password(text, i+3); ok {
-				return URLPassword, start, end
+		case c == ':' && i >= f.quiet && strings.HasPrefix(text[i:], "://"):
+			var searched int
+			if start, end, searched = password(text, i+3); isPassword(text, start, end) {
+				kind = URLPassword
+			} else {
+				f.quiet = searched
 			}
 		case c == '@':
-			if start, end, ok := driverPassword(text, i); ok {
-				return URLPassword, start, end
+			var ok bool
+			if start, end, ok = f.word.driverPassword(text, i); ok {
+				kind = URLPassword
 			}
-		case c == '-' && strings.HasPrefix(text[i:], "-----BEGIN ") && strings.Contains(text[i:], "PRIVATE KEY-----"):
-			return PrivateKey, i, len(text)
+		case c == '-' && !f.noKey && strings.HasPrefix(text[i:], "-----BEGIN "):
+			if f.noKey = !strings.Contains(text[i:], "PRIVATE KEY-----"); !f.noKey {
+				kind, start, end = PrivateKey, i, len(text)
+			}
 		case c <= 'z' && forms[c] != nil && (i == 0 || !isToken(text[i-1])):
-			if kind, end := formAt(text, i); kind != "" {
-				return kind, i, end
-			}
+			kind, end = formAt(text, i)
+			start = i
+		}
+		if kind != "" {
+			f.at, f.word = end, word{start: end, searched: end, colon: -1}
+			return kind, start, end
 		}
 	}
+	f.at = len(text)
 	return "", 0, 0
 }
 
@@ -294,9 +320,10 @@ func formAt(text string, start int) (kind string, end int) {
 // isToken reports whether c may be in a token.
 func isToken(c byte) bool { return isAlphanumeric(c) || c == '_' || c == '-' || c == '.' }
 
-// password returns where the password is in what follows the "://" of an address. It may have characters that an address
-// should escape; what is a port has none behind it.
-func password(text string, at int) (start, end int, ok bool) {
+// password returns where the password is in what follows the "://" of an address, if it is one by isPassword, and how far
+// the text was searched: if it is none, no address before there has one. It may have characters that an address should
+// escape; what is a port has none behind it.
+func password(text string, at int) (start, end, searched int) {
 	for i := at; i < len(text); i++ {
 		switch text[i] {
 		case ':':
@@ -307,13 +334,13 @@ func password(text string, at int) (start, end int, ok bool) {
 			end = i
 		case '/', '?', '#':
 			if start == 0 || end > start || isPort(text[start:i]) {
-				return start, end, isPassword(text, start, end)
+				return start, end, i
 			}
 		case ' ', '\t', '\r', '\n', '"', '\'', 0:
-			return start, end, isPassword(text, start, end)
+			return start, end, i
 		}
 	}
-	return start, end, isPassword(text, start, end)
+	return start, end, len(text)
 }
 
 func isPassword(text string, start, end int) bool {
@@ -324,14 +351,25 @@ func isPort(text string) bool {
 	return text != "" && len(text) <= 5 && strings.Trim(text, "0123456789") == ""
 }
 
+// word is a part of a text without blanks, quotes and "=".
+type word struct {
+	start    int
+	searched int // how far it was searched for its end and its colon
+	colon    int // the first one; -1 when there is none so far
+}
+
 // driverPassword returns where the password is before an "@" in an address such as Go's database drivers take:
 // user:password@tcp(host:3306)/name.
-func driverPassword(text string, at int) (start, end int, ok bool) {
+func (w *word) driverPassword(text string, at int) (start, end int, ok bool) {
 	if rest := text[at+1:]; !strings.HasPrefix(rest, "tcp(") && !strings.HasPrefix(rest, "unix(") {
 		return 0, 0, false
 	}
-	begin := strings.LastIndexAny(text[:at], " \t\r\n\"'=\x00") + 1
-	colon := strings.IndexByte(text[begin:at], ':')
-	start = begin + colon + 1
-	return start, at, colon >= 0 && isPassword(text, start, at)
+	if n := strings.LastIndexAny(text[w.searched:at], " \t\r\n\"'=\x00"); n >= 0 || w.searched == 0 {
+		*w = word{start: w.searched + n + 1, searched: w.searched + n + 1, colon: -1}
+	}
+	if n := strings.IndexByte(text[w.searched:at], ':'); w.colon < 0 && n >= 0 {
+		w.colon = w.searched + n
+	}
+	w.searched = at
+	return w.colon + 1, at, w.colon >= 0 && isPassword(text, w.colon+1, at)
 }

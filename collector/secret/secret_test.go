@@ -164,6 +164,21 @@ func FuzzMask(f *testing.F) {
 	})
 }
 
+// Whoever starts a process writes its command line. If anything were looked for again and again in one of these, the test
+// would outlast its time.
+func TestTimeGrowsWithLengthOnly(t *testing.T) {
+	for _, part := range []string{
+		"://x:y/", "://x:y/ghp_0123456789abcdefghij/", "@tcp(", "a:@unix(", "-----BEGIN ", "pw: /a/a ", "{pw: /a/ ", "pw=/a/",
+		" pw=/a/", "pw=/A1b/", "pw='/a/b' ", "pw=\"", "pw:'", "pass=//,", "a=", "a:", "sh -c ", "'\"",
+	} {
+		for _, before := range []string{"", "sh\x00-c\x00", " "} {
+			in := before + strings.Repeat(part, 256<<10/len(part)) + "!"
+			Mask(in)
+			Kind("x", in)
+		}
+	}
+}
+
 func TestKindDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		Kind("DB_PASSWORD", "hunter2")
