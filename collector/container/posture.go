@@ -13,10 +13,11 @@ import (
 
 // engineInfo is what the engine says of itself.
 type engineInfo struct {
-	appArmor   bool   // it confines containers with AppArmor
-	userRemap  bool   // root in its containers is not the host's
-	seccomp    string // its profile for containers that name none: "default", "custom" or "unconfined"
-	socketPath string // of its API
+	appArmor        bool   // it confines containers with AppArmor
+	userRemap       bool   // root in its containers is not the host's
+	noNewPrivileges bool   // of containers that do not say
+	seccomp         string // its profile for containers that name none: "default", "custom" or "unconfined"
+	socketPath      string // of its API
 }
 
 // engineInfoOf reads the engine's list of security options, such as "name=seccomp,profile=builtin".
@@ -27,6 +28,8 @@ func engineInfoOf(options []string, socket string) engineInfo {
 		switch strings.TrimPrefix(name, "name=") {
 		case "apparmor":
 			info.appArmor = true
+		case "no-new-privileges":
+			info.noNewPrivileges = true
 		case "userns", "rootless":
 			info.userRemap = true
 		case "seccomp":
@@ -58,7 +61,7 @@ func (i *inspection) posture(c *container.InspectResponse, ports []event.Port) *
 		IPCMode: i.text(string(h.IpcMode)), UTSMode: i.text(string(h.UTSMode)),
 		UserMode: i.text(string(h.UsernsMode)), CgroupMode: i.text(string(h.CgroupnsMode)),
 		User: i.text(c.Config.User), ReadOnlyRoot: h.ReadonlyRootfs,
-		Seccomp: i.engine.seccomp, AppArmor: i.text(c.AppArmorProfile),
+		NoNewPrivileges: i.engine.noNewPrivileges, Seccomp: i.engine.seccomp, AppArmor: i.text(c.AppArmorProfile),
 		Devices: i.devices(h.Devices), Credentials: i.credentials(c.Config.Env),
 	}
 	for _, option := range h.SecurityOpt {
