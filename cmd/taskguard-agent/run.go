@@ -40,7 +40,7 @@ func runCommand() *cobra.Command {
 			level := new(slog.LevelVar)
 			level.Set(cfg.LogLevel)
 			log := newLogger(cmd.ErrOrStderr(), level)
-			return runAgent(cmd.Context(), cfg, log, &reloader{load: flags.load, level: level, log: log, current: cfg})
+			return runAgent(cmd.Context(), log, &reloader{load: flags.load, level: level, log: log, current: cfg})
 		},
 	}
 	flags.add(cmd)
@@ -89,8 +89,8 @@ const heartbeatInterval = time.Minute
 
 // runAgent runs the daemon until ctx is done. On SIGHUP it has the configuration reloaded. On an instance that is tagged
 // to be left out it observes nothing, and says so, until the tag changes.
-func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloader) error {
-	machine, err := host.Open(ctx, host.Config{IMDS: cfg.IMDS, Logger: log.With("component", "host")})
+func runAgent(ctx context.Context, log *slog.Logger, reload *reloader) error {
+	machine, err := host.Open(ctx, host.Config{IMDS: reload.current.IMDS, Logger: log.With("component", "host")})
 	if err != nil {
 		return err
 	}
@@ -100,13 +100,14 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger, reload *reloade
 	defer running.Wait()
 	defer stop()
 	for ctx.Err() == nil && err == nil {
-		err = runUntilChanged(ctx, cfg, log, reload, machine)
+		err = runUntilChanged(ctx, log, reload, machine)
 	}
 	return err
 }
 
-// runUntilChanged runs the daemon until ctx is done, or the instance is to be left out, or is not any more.
-func runUntilChanged(ctx context.Context, cfg config, log *slog.Logger, reload *reloader, machine *host.Host) error {
+// runUntilChanged runs the daemon, by the configuration that is in force, until ctx is done, or the instance is to be left
+// out, or is not any more.
+func runUntilChanged(ctx context.Context, log *slog.Logger, reload *reloader, machine *host.Host) error {
 	idle := machine.Excluded()
 	ctx, stop := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -123,7 +124,7 @@ func runUntilChanged(ctx context.Context, cfg config, log *slog.Logger, reload *
 	})
 	defer watching.Wait()
 	defer stop()
-	a := &agent{cfg: cfg, log: log, started: time.Now(), host: machine, idle: idle}
+	a := &agent{cfg: reload.current, log: log, started: time.Now(), host: machine, idle: idle}
 	return a.run(ctx, reload)
 }
 
