@@ -109,7 +109,7 @@ func runAgent(ctx context.Context, log *slog.Logger, reload *reloader) error {
 // out, or is not any more.
 func runUntilChanged(ctx context.Context, log *slog.Logger, reload *reloader, machine *host.Host) error {
 	idle := machine.Excluded()
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		for machine.Excluded() == idle {
@@ -120,13 +120,16 @@ func runUntilChanged(ctx context.Context, log *slog.Logger, reload *reloader, ma
 			}
 		}
 		log.Info("tag of the instance changed", "tag", host.ManagedTag, "excluded", !idle)
-		stop()
+		stop(errTagChanged)
 	})
 	defer watching.Wait()
-	defer stop()
+	defer stop(nil)
 	a := &agent{cfg: reload.current, log: log, started: time.Now(), host: machine, idle: idle}
 	return a.run(ctx, reload)
 }
+
+// errTagChanged is why a run ends that another one follows.
+var errTagChanged = errors.New("tag of the instance changed")
 
 // run runs the agent until ctx is done.
 func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
@@ -169,7 +172,9 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	if ctx.Err() == nil {
 		log.Error("nothing observes this host any more", "error", err)
 	}
-	notify(log, daemon.SdNotifyStopping)
+	if !errors.Is(context.Cause(ctx), errTagChanged) { // systemd would wait for the end, and kill what does not
+		notify(log, daemon.SdNotifyStopping)
+	}
 	stop()
 	tracking.Wait() // it emits too
 	stopSending()
