@@ -30,6 +30,10 @@ func TestPosture(t *testing.T) {
 
 	// What a container has when it is started without any flag.
 	const usual = event.TraitNewPrivileges | event.TraitRootUser | event.TraitWritableRoot
+	privileged := event.TraitPrivileged | event.TraitSeccompUnconfined | event.TraitHostDevices
+	if enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled"); string(enabled) == "Y\n" {
+		privileged |= event.TraitAppArmorUnconfined
+	}
 	var lines strings.Builder
 	table := tabwriter.NewWriter(&lines, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "FLAGS\tTRAITS (beside those of a container without flags)")
@@ -41,7 +45,7 @@ func TestPosture(t *testing.T) {
 		want   any
 	}{
 		{flags: ""},
-		{flags: "--privileged", add: event.TraitPrivileged | event.TraitSeccompUnconfined | event.TraitHostDevices},
+		{flags: "--privileged", add: privileged},
 		{
 			flags: "--cap-add SYS_ADMIN --cap-add net_raw --cap-drop ALL", add: event.TraitCapabilities,
 			facts: func(c *event.Container) any {
