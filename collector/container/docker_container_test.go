@@ -91,6 +91,49 @@ func TestDocker(t *testing.T) {
 	})
 }
 
+// TestDockerInSlices has a real container where Docker's systemd driver puts those of a task, in the cgroups that
+// systemd would make: neither needs systemd to run. Only its cgroup names the task.
+func TestDockerInSlices(t *testing.T) {
+	docker := dockertest.Start(t)
+	docker.Import(t, "shop:1")
+	hierarchy, err := FindHierarchy("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracker := newTracker(t, Config{Docker: "unix://" + docker.Socket, Hierarchy: hierarchy})
+	defer run(t, tracker)()
+	id := docker.Run(t, "run", "--detach", "--net", "none", "--name", "web-1", "shop:1", "sleep", "1000")
+	pid := docker.Run(t, "inspect", "--format", "{{.State.Pid}}", id)
+
+	task := docker.NewTask(t).ID
+	path := "/ecstasks.slice/ecstasks-" + task + ".slice/docker-" + id + ".scope"
+	scope := filepath.Join(hierarchy.MountPoint, path)
+	if err := os.MkdirAll(scope, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		docker.Run(t, "rm", "--force", id)
+		eventually(t, "an empty cgroup", func() bool { return syscall.Rmdir(scope) == nil })
+		if err := os.Remove(filepath.Dir(scope)); err != nil { // what is above may be another test's too
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(scope, "cgroup.procs"), []byte(pid), 0); err != nil {
+		t.Fatal(err)
+	}
+	cgroup := cgroupID(t, hierarchy, pid)
+	tracker.Locate(cgroup, "")
+	eventually(t, "the cgroup", func() bool { return tracker.Locate(cgroup, "") != nil })
+	want := event.Container{ID: id, Name: "web-1", Image: "shop:1", Runtime: "docker", ECS: &event.ECS{TaskID: task}}
+	want.ImageID = docker.Run(t, "inspect", "--format", "{{.Id}}", "shop:1")
+	for _, found := range []*event.Container{tracker.Locate(cgroup, ""), tracker.Locate(0, path)} {
+		eventually(t, "the description", func() bool { return !tracker.Describe(found, 0).Pending })
+		if diff := cmp.Diff(want, identity(tracker.Describe(found, 0)), sameFacts); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 // identity leaves out what says how a container is made and run.
 func identity(c event.Container) event.Container {
 	return event.Container{
