@@ -26,7 +26,7 @@ type Config struct {
 	MaxBytes       int64         // 64 MiB: of a file
 	BytesPerSecond int64         // 16 MiB: how much is read, beyond MaxBytes at once
 	MaxWaiting     int           // 1,024: files that wait to be read, and as many that can wait for longer
-	MaxWait        time.Duration // 30 s: for how long
+	MaxWait        time.Duration // 30 s: for how long; those for 20 times as long
 	MaxKnown       int           // 4,096: files remembered
 	MaxContainers  int           // 1,024: containers whose processes are remembered, to see their files through
 	// Layers returns the directories that hold the files of a container's image, and whether they may be known later; nil
@@ -41,6 +41,7 @@ const (
 	maxViews   = 4               // processes through which a file is looked for, of each container and of ancestors
 	maxTries   = 3               // to find a file in the layers of an image that is not known yet
 	tryAfter   = time.Second     // and again after twice that, and so on
+	patience   = 20              // times as long what ran before may wait
 )
 
 // Stats counts files by what came of them: "ok" is a digest, else it is the HashState. Updates that nobody fetched in time
@@ -71,6 +72,7 @@ type Hasher struct {
 type lane struct {
 	queue  chan *request
 	budget *budget
+	wait   time.Duration // for the budget, at most, after it was asked for
 }
 
 // result is what came of a file.
@@ -128,8 +130,8 @@ func New(cfg Config) *Hasher {
 	setDefault(&cfg.MaxContainers, 1024)
 	return &Hasher{
 		cfg:     cfg,
-		fresh:   newLane(cfg, cfg.BytesPerSecond*3/4),
-		settled: newLane(cfg, cfg.BytesPerSecond/4),
+		fresh:   newLane(cfg, cfg.BytesPerSecond*3/4, cfg.MaxWait),
+		settled: newLane(cfg, cfg.BytesPerSecond/4, patience*cfg.MaxWait),
 		known:   make(map[event.FileVersion]result),
 		waiting: make(map[event.FileVersion]*request),
 		views:   make(map[string]*views),
@@ -138,10 +140,11 @@ func New(cfg Config) *Hasher {
 	}
 }
 
-func newLane(cfg Config, bytesPerSecond int64) lane {
+func newLane(cfg Config, bytesPerSecond int64, wait time.Duration) lane {
 	return lane{
 		queue:  make(chan *request, cfg.MaxWaiting),
 		budget: &budget{perSecond: bytesPerSecond, most: cfg.MaxBytes, left: cfg.MaxBytes, then: time.Now()},
+		wait:   wait,
 	}
 }
 
@@ -268,9 +271,6 @@ func (h *Hasher) Digest(v event.FileVersion) event.Digest {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if r, ok := h.waiting[v]; ok {
-		if time.Since(r.asked) > h.cfg.MaxWait { // every reader waits for a file system
-			return event.Digest{HashState: event.HashRateLimited}
-		}
 		r.given = true
 		return event.Digest{HashState: event.HashPending}
 	}
@@ -300,7 +300,7 @@ func (h *Hasher) work(ctx context.Context, from lane) {
 	for {
 		select {
 		case next := <-from.queue:
-			d := h.read(ctx, &r, next, from.budget)
+			d := h.read(ctx, &r, next, from)
 			if d.HashState != event.HashVanished || !h.tryLater(next, from) {
 				h.settle(next, d)
 			}
@@ -361,7 +361,7 @@ func (h *Hasher) through(r *request) []uint32 {
 }
 
 // read returns the digest of a file, or why there is none.
-func (h *Hasher) read(ctx context.Context, r *reader, next *request, budget *budget) (d event.Digest) {
+func (h *Hasher) read(ctx context.Context, r *reader, next *request, from lane) (d event.Digest) {
 	file, err := r.find(&next.wanted, h.through(next))
 	if err != nil && stateOf(err) == event.HashVanished {
 		layers, _ := h.layers(next.container)
@@ -380,7 +380,7 @@ func (h *Hasher) read(ctx context.Context, r *reader, next *request, budget *bud
 		d.HashState = event.HashTooLarge
 		return d
 	}
-	if !budget.wait(ctx, int64(next.version.Size), h.cfg.MaxWait-time.Since(next.asked)) {
+	if !from.budget.wait(ctx, int64(next.version.Size), from.wait-time.Since(next.asked)) {
 		d.HashState = event.HashRateLimited
 		return d
 	}
@@ -419,7 +419,7 @@ type budget struct {
 	then time.Time
 }
 
-// wait takes a number of bytes, waiting until it may for at most a time. It reports whether it has.
+// wait takes a number of bytes, waiting until it may, if it has to, for at most a time. It reports whether it has.
 func (b *budget) wait(ctx context.Context, size int64, most time.Duration) bool {
 	delay, ok := b.take(size, most, time.Now())
 	if !ok || delay <= 0 {
@@ -443,7 +443,7 @@ func (b *budget) take(size int64, most time.Duration, now time.Time) (delay time
 	if missing := size - b.left; missing > 0 {
 		delay = time.Duration(float64(missing) / float64(b.perSecond) * float64(time.Second))
 	}
-	if delay > most {
+	if delay > max(0, most) {
 		return 0, false
 	}
 	b.left -= size
