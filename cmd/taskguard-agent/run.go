@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -371,7 +373,19 @@ func (a *agent) instance() event.Instance {
 	i := a.host.Instance()
 	task := a.tracker.Instance()
 	i.ECSCluster, i.ContainerInstanceARN = task.Cluster, task.ContainerInstanceARN
+	i.Tags = withoutSecrets(i.Tags)
 	return i
+}
+
+// withoutSecrets returns tags without what looks like a secret in their values.
+func withoutSecrets(tags []event.Tag) []event.Tag {
+	list := slices.Clone(tags)
+	for i, tag := range list {
+		const program = "\x00"
+		text, _ := secret.Mask(program + tag.Key + "=" + tag.Value)
+		list[i].Value = strings.TrimPrefix(text, program+tag.Key+"=")
+	}
+	return list
 }
 
 func (a *agent) tell(kind event.Kind, states []event.SourceState) {

@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/collector/host"
 )
 
@@ -69,5 +71,22 @@ func TestChangedTagIsNoStop(t *testing.T) {
 	notify(log, "LAST=1")
 	if n, err := socket.Read(text); err != nil || string(text[:n]) != "LAST=1" {
 		t.Errorf("systemd is told %q, %v", text[:n], err)
+	}
+}
+
+// Who tags an instance may write anything there; what is shared with the host package stays as it is.
+func TestSecretsInTagsAreMasked(t *testing.T) {
+	tags := []event.Tag{
+		{Key: "Name", Value: "web"}, {Key: "DbPassword", Value: "hunter2"}, {Key: "db", Value: "mysql://me:hunter2@h/shop"},
+	}
+	want := []event.Tag{
+		{Key: "Name", Value: "web"}, {Key: "DbPassword", Value: "***"}, {Key: "db", Value: "mysql://me:***@h/shop"},
+	}
+	got := withoutSecrets(tags)
+	if !slices.Equal(got, want) || tags[1].Value != "hunter2" {
+		t.Errorf("%+v of %+v, want %+v", got, tags, want)
+	}
+	if withoutSecrets(nil) != nil {
+		t.Error("tags of no tags")
 	}
 }
