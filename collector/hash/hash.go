@@ -301,6 +301,9 @@ func (h *Hasher) work(ctx context.Context, from lane) {
 		select {
 		case next := <-from.queue:
 			d := h.read(ctx, &r, next, from)
+			if d.HashState == event.HashRateLimited && ctx.Err() != nil {
+				return // it waited in vain, but not because there were others
+			}
 			if d.HashState != event.HashVanished || !h.tryLater(next, from) {
 				h.settle(next, d)
 			}

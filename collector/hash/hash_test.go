@@ -307,6 +307,32 @@ func TestDigestOfChangingFile(t *testing.T) {
 	}
 }
 
+// What waits when the agent ends was not read; it is not said that there were too many others.
+func TestEndIsNoRateLimit(t *testing.T) {
+	dir := realDir(t)
+	files := []*event.Process{
+		process(t, write(t, filepath.Join(dir, "one"), "ten bytes.")), process(t, write(t, filepath.Join(dir, "two"), "ten bytes,")),
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		h := New(Config{MaxBytes: 10, BytesPerSecond: 4})
+		for _, p := range files {
+			h.Note(p)
+		}
+		go h.work(ctx, h.fresh)
+		for h.Stats()[countOK] == 0 {
+			time.Sleep(tick)
+		}
+		synctest.Wait()
+		stop()
+		synctest.Wait()
+		if d := h.Digest(files[1].ExeVersion); d.HashState != event.HashPending || h.Stats()[string(event.HashRateLimited)] != 0 {
+			t.Errorf("digest %+v, stats %v", d, h.Stats())
+		}
+	})
+}
+
 // The clock may have been set back, and some file systems have the time of another one.
 func TestFileFromTheFutureKeepsNoReader(t *testing.T) {
 	path := write(t, filepath.Join(t.TempDir(), "file"), "text")
