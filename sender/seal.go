@@ -102,8 +102,12 @@ func (s *Sender) collectUpdates() {
 
 // updates are those of the next batch.
 func (s *Sender) updates() batch.Updates {
+	n, most := 0, min(len(s.pending.Containers), maxUpdates)
+	for size := 0; n < most && size < maxUpdateBytes; n++ {
+		size += batch.ContainerSize(&s.pending.Containers[n])
+	}
 	return batch.Updates{
-		Containers: s.pending.Containers[:min(len(s.pending.Containers), maxUpdates)],
+		Containers: s.pending.Containers[:n],
 		Digests:    s.pending.Digests[:min(len(s.pending.Digests), maxUpdates)],
 	}
 }

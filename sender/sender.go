@@ -29,6 +29,8 @@ const (
 	builders = 8
 	// maxUpdates is how many updates of containers, and of digests, one batch carries.
 	maxUpdates = 1024
+	// maxUpdateBytes is how many bytes those of containers take, plus at most one.
+	maxUpdateBytes = 512 << 10
 	// maxPending is how many of them may wait for the next batches.
 	maxPending = 8 * maxUpdates
 )

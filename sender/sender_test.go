@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -387,6 +388,64 @@ func TestUpdates(t *testing.T) {
 		}
 		if d := second.Digests; len(first.Digests) != maxUpdates || len(d) != 1 || d[0].Version.Inode != maxUpdates {
 			t.Errorf("%d and %d digests, want %d and the last", len(first.Digests), len(d), maxUpdates)
+		}
+	})
+}
+
+// Law: updates, however large, and a batch full of containers are no batch that the receiver refuses.
+func TestLargeDescriptionsLoseNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		const n = 1000
+		large := func(i int) event.Container {
+			c := event.Container{ID: fmt.Sprint(i), Name: "web", ECS: &event.ECS{TaskID: fmt.Sprint(i)}}
+			for label := range 32 {
+				c.Labels = append(c.Labels, event.Tag{Key: fmt.Sprint(label), Value: strings.Repeat("x", 500)})
+			}
+			return c
+		}
+		cfg := config(newSpool(t, spool.Config{}), r)
+		var updates batch.Updates
+		for i := range n {
+			updates.Containers = append(updates.Containers, large(i))
+		}
+		cfg.Updates = func() batch.Updates {
+			defer func() { updates = batch.Updates{} }()
+			return updates
+		}
+		cfg.Late.Describe = func(c *event.Container, _ uint64) event.Container {
+			i, err := strconv.Atoi(c.ID)
+			if err != nil {
+				t.Error(err)
+			}
+			return large(i)
+		}
+		s := newSender(t, cfg)
+		stop := start(t, s)
+		for i := range n {
+			e := opened(i)
+			e.Container = &event.Container{ID: fmt.Sprint(i)}
+			s.Emit(e)
+		}
+		time.Sleep(time.Minute)
+		stop()
+		told, whole, events := 0, 0, 0
+		for _, b := range r.batches {
+			told += len(b.Updates.Containers)
+			for _, e := range b.Events {
+				events++
+				if c := e.Container; c == nil || c.Name != "web" || c.ECS.TaskID != c.ID || c.Truncated == (len(c.Labels) > 0) {
+					t.Fatalf("container %+v", c)
+				} else if !c.Truncated {
+					whole++
+				}
+			}
+		}
+		if told != n || events != n || whole < 10 {
+			t.Errorf("%d updates and %d events, %d of containers that are told of in full; want %d", told, events, whole, n)
+		}
+		if l := s.Ledger(); len(l.Lost) > 0 {
+			t.Errorf("lost %v", l.Lost)
 		}
 	})
 }

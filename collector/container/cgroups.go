@@ -270,6 +270,7 @@ func (t *Tracker) drop(c *tracked) {
 	if c.failures > 0 {
 		t.engine.failing--
 	}
+	t.bytes -= c.size
 	delete(t.containers, id)
 	delete(t.waiting, id)
 	delete(t.wishes, id)

@@ -84,6 +84,7 @@ type Stats struct {
 	WalksFailed       uint64 `json:"walks_failed"`       // of those, the ones that ended early
 	EngineFailures    uint64 `json:"engine_failures"`    // requests to the engine, or its stream, that failed
 	UpdatesDropped    uint64 `json:"updates_dropped"`    // descriptions that nobody fetched in time
+	DescriptionsCut   uint64 `json:"descriptions_cut"`   // times that one was kept without its lists, for the size of all
 	Undescribed       uint64 `json:"undescribed"`        // containers given out as pending and forgotten as such
 	EventsBound       uint64 `json:"events_bound"`       // that Describe was told of when name and task were known
 	EventsUnbound     uint64 `json:"events_unbound"`     // and when not: Updates has them, if the engine ever tells
@@ -120,6 +121,7 @@ type Tracker struct {
 	generation uint32              // of the last walk
 	wishes     map[string]*tracked // of containers, those the ECS agent is to be asked about
 	updates    []event.Container
+	bytes      int                       // of the descriptions of containers
 	execs      map[*startedExec]struct{} // that are not told of yet
 	engine     engineState
 	ecs        ecsState
@@ -145,6 +147,7 @@ type tracked struct {
 	described bool                  // the engine has said all it has to say
 	wish      *wish                 // nil when the ECS agent need not be asked
 	layers    unique.Handle[string] // see facts; containers of one image share it
+	size      int                   // of known, as it was weighed
 	refused   bool                  // the ECS agent does not know it
 	endpoint  string                // the id of its task metadata endpoint, as its environment has it
 

@@ -102,6 +102,7 @@ func (t *Tracker) note(id string, f facts, existed time.Time) *tracked {
 	defer t.mu.Unlock()
 	c := t.track(found{id: id, runtime: docker}, true)
 	c.add(f)
+	t.weigh(c)
 	c.given = c.given || c.known.Pending && existed.Before(t.began)
 	t.bind(c)
 	return c
@@ -116,6 +117,7 @@ func (t *Tracker) settle(id string, f facts) {
 		return
 	}
 	c.add(f)
+	t.weigh(c)
 	t.bind(c)
 	if !c.stale {
 		delete(t.waiting, id)

@@ -57,6 +57,7 @@ func (i *inspection) facts(c *container.InspectResponse) facts {
 		f.Posture = i.posture(c, f.Ports)
 	}
 	f.Truncated = i.cut
+	trim(&f.Container, maxDescription)
 	return f
 }
 

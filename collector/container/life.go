@@ -87,9 +87,11 @@ func (t *Tracker) noteMessage(m *events.Message) *tracked {
 		}
 	}
 	i := inspection{mask: t.config.Mask}
-	return t.note(m.Actor.ID, facts{labels: labels, Container: event.Container{
+	f := facts{labels: labels, Container: event.Container{
 		Name: nameOf(a["name"]), Image: cut(a["image"]), Labels: i.tags(labels), Truncated: i.cut,
-	}}, time.Unix(0, m.TimeNano))
+	}}
+	trim(&f.Container, maxDescription)
+	return t.note(m.Actor.ID, f, time.Unix(0, m.TimeNano))
 }
 
 // about returns the container of a message. Only of one that was not heard of before does the message describe it.

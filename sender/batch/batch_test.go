@@ -442,3 +442,39 @@ func TestCounts(t *testing.T) {
 		t.Errorf("counts %v, want %v", got, want)
 	}
 }
+
+// Law: a batch that names as many containers as it may, each with all that it may have, is one that is accepted.
+func TestContainersOfABatchAreBounded(t *testing.T) {
+	b := batch.NewBuilder()
+	long := strings.Repeat("\xff", 1024)
+	for i := range batch.MaxEvents / 2 {
+		b.Append(&event.Event{Time: host.BootTime, Kind: event.FileOpen, File: &event.File{}, Container: &event.Container{ID: fmt.Sprint(i)}})
+	}
+	data := b.Seal(nil, header, batch.Late{Describe: func(c *event.Container, _ uint64) event.Container {
+		full := event.Container{ID: c.ID, Name: long, Image: long, ImageID: long, ECS: &event.ECS{Family: long, TaskID: c.ID}}
+		for range 64 {
+			full.Ports = append(full.Ports, event.Port{Port: 1})
+			full.Labels = append(full.Labels, event.Tag{Key: "k", Value: "v"})
+		}
+		return full
+	}})
+	decoded, err := batch.Decode(data)
+	if err != nil {
+		t.Fatalf("%d bytes: %v", len(data), err)
+	}
+	whole, brief := 0, 0
+	for i, e := range decoded.Events {
+		c := e.Container
+		if c == nil || c.ID != fmt.Sprint(i) || c.Truncated == (len(c.Labels) > 0) {
+			t.Fatalf("container %d: %+v", i, c)
+		}
+		if !c.Truncated {
+			whole++
+		} else if c.ECS != nil && c.ECS.TaskID == c.ID {
+			brief++
+		}
+	}
+	if whole < 100 || brief < 300 {
+		t.Errorf("%d of %d containers are told of in full, and %d briefly", whole, len(decoded.Events), brief)
+	}
+}

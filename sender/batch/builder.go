@@ -184,12 +184,15 @@ func (b *Builder) Seal(dst []byte, h Header, late Late) []byte {
 	dst = appendMessage(dst, 4, appendHost(nil, &h.Host))
 	dst = appendFixed(dst, 5, uint64(b.firstTime))
 	dst = append(dst, b.body...)
+	told := 0
 	for _, c := range b.described {
 		full := *c.container
 		if late.Describe != nil {
 			full = late.Describe(c.container, c.events)
 		}
-		dst = appendMessage(dst, 7, appendContainer(nil, &full))
+		m := appendWithin(nil, &full, told)
+		told += len(m)
+		dst = appendMessage(dst, 7, m)
 	}
 	for i := range h.Updates.Containers {
 		dst = appendMessage(dst, 10, appendContainer(nil, &h.Updates.Containers[i]))

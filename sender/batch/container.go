@@ -7,6 +7,37 @@ import (
 	"github.com/taskguard/taskguard/sender/batch/batchpb"
 )
 
+const (
+	// maxDescribed is how many bytes of a batch tell of its containers in full, and maxBrief in full or briefly. The rest are
+	// told apart by their ids.
+	maxDescribed = 1 << 20
+	maxBrief     = 3 << 20
+)
+
+// appendWithin appends a container: less of it the more bytes were told of others.
+func appendWithin(m []byte, c *event.Container, told int) []byte {
+	before := len(m)
+	m = appendContainer(m, c)
+	if told+len(m)-before <= maxDescribed {
+		return m
+	}
+	brief := event.Container{
+		ID: c.ID, Name: c.Name, Image: c.Image, ImageID: c.ImageID, Runtime: c.Runtime, Pending: c.Pending, Truncated: true,
+	}
+	if c.ECS != nil {
+		task := *c.ECS
+		task.Tags = nil
+		brief.ECS = &task
+	}
+	if m = appendContainer(m[:before], &brief); told+len(m)-before <= maxBrief {
+		return m
+	}
+	return appendContainer(m[:before], &event.Container{ID: c.ID, Runtime: c.Runtime, Pending: c.Pending, Truncated: true})
+}
+
+// ContainerSize returns how many bytes a container takes in a batch's updates.
+func ContainerSize(c *event.Container) int { return len(appendContainer(nil, c)) }
+
 func appendContainer(m []byte, c *event.Container) []byte {
 	m = appendText(m, 1, c.ID)
 	m = appendString(m, 2, c.Name)

@@ -19,7 +19,7 @@ const (
 	// maxContainerID bounds a container id: engines use 64 hex digits.
 	maxContainerID = 128
 	// maxUpdate bounds what is told of a container or a file in JSON, in bytes.
-	maxUpdate = 64 << 10
+	maxUpdate = 256 << 10
 	// maxUpdates bounds how many of either one batch may have indexed, as each costs a sync.
 	maxUpdates = 1024
 )
