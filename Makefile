@@ -42,7 +42,7 @@ test: ## Run every tier of tests that this machine can run; as root, install wha
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	go run ./scripts/tiers
 
-test-vm: ## Run the kernel tier in VMs: KERNEL=5.10|6.1|6.12|arm64-6.1 (all), RUN=regexp (all tests), VM_SHELL=1
+test-vm: ## Run the kernel tier in VMs, on 6.1 the container tier too: KERNEL=5.10|6.1|6.12|arm64-6.1 (all), RUN=regexp (all tests), VM_SHELL=1
 	@scripts/install-vm-tools.sh
 	@go build -o bin/tools/ ./scripts/vm
 	@bin/tools/vm -kernel '$(KERNEL)' -run '$(RUN)' $(if $(VM_SHELL),-shell)

@@ -92,12 +92,14 @@ func (t Tests) Pattern(tiers ...string) string {
 	return "^(" + strings.Join(names, "|") + ")$"
 }
 
-// Packages returns the packages that have tests of the tier, as paths below the module's root that begin with "./".
-func (t Tests) Packages(tier string) []string {
+// Packages returns the packages that have tests of the tiers, as paths below the module's root that begin with "./".
+func (t Tests) Packages(tiers ...string) []string {
 	dirs := map[string]bool{}
-	for _, in := range t[tier] {
-		for _, dir := range in {
-			dirs["./"+dir] = true
+	for _, tier := range tiers {
+		for _, in := range t[tier] {
+			for _, dir := range in {
+				dirs["./"+dir] = true
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(dirs))

@@ -42,6 +42,9 @@ func TestFindTests(t *testing.T) {
 	if got, want := found.Pattern("kernel", "container"), "^(TestContainer|TestKernel)$"; got != want {
 		t.Errorf("pattern %s, want %s", got, want)
 	}
+	if got, want := found.Packages("unit", "container"), []string{"./" + a, "./" + b}; !slices.Equal(got, want) {
+		t.Errorf("packages %q, want %q", got, want)
+	}
 	if err := found.checkNames(); err != nil {
 		t.Error(err)
 	}

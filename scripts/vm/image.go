@@ -30,7 +30,7 @@ func (w *work) image(ctx context.Context, k kernel) (image, error) {
 	if err != nil {
 		return image{}, err
 	}
-	userland, err := w.packages.userland(ctx, k.arch)
+	userland, err := w.packages.userland(ctx, k)
 	if err != nil {
 		return image{}, err
 	}
@@ -60,7 +60,7 @@ func (w *work) image(ctx context.Context, k kernel) (image, error) {
 	a.add("etc/group", typeFile|0o644, []byte("root:x:0:\n"))
 	a.add("bin/sh", typeSymlink|0o777, []byte("dash"))
 	addModules(a, modules)
-	img.packages = w.addList(a)
+	img.packages = w.addList(a, k)
 	if err := addFiles(a, userland, binaries); err != nil {
 		return image{}, fmt.Errorf("make file system: %w", err)
 	}
@@ -98,10 +98,10 @@ func addModules(a *archiveWriter, m *modules) {
 }
 
 // addList writes which tests to run: a line for each package, with its folder and the pattern of its tests' names.
-func (w *work) addList(a *archiveWriter) (packages []string) {
+func (w *work) addList(a *archiveWriter, k kernel) (packages []string) {
 	var list strings.Builder
-	pattern := w.tests.Pattern("kernel") + w.subtests
-	for _, dir := range w.dirs {
+	pattern := w.tests.Pattern(k.tiers()...) + w.subtests
+	for _, dir := range w.packagesOf(k.tiers()...) {
 		dir = strings.TrimPrefix(dir, "./")
 		packages = append(packages, modulePath+dir)
 		fmt.Fprintf(&list, "%s %s %s\n", modulePath+dir, dir, pattern)
@@ -110,9 +110,15 @@ func (w *work) addList(a *archiveWriter) (packages []string) {
 	return packages
 }
 
+// unneeded are the folders and files of the user land that no test reads. All that a machine has is in its memory.
+func unneeded() []string {
+	return []string{"bin/sh", "var", "usr/share/doc", "usr/share/locale", "usr/share/man", "usr/bin/containerd-shim",
+		"usr/bin/containerd-shim-runc-v1", "usr/bin/ctr", "usr/bin/dnet", "usr/sbin/ovrouter"}
+}
+
 func addFiles(a *archiveWriter, userland, binaries string) error {
 	err := a.addTree(userland, "", func(name string, _ fs.DirEntry) bool {
-		return !inAny(name, "bin/sh", "var", "usr/share") && filepath.Base(name) != "gconv"
+		return !inAny(name, unneeded()...) && filepath.Base(name) != "gconv"
 	})
 	if err != nil {
 		return err
@@ -137,7 +143,7 @@ func (w *work) build(ctx context.Context, arch string) (string, error) {
 		{"build", "-o", filepath.Join(dir, "test2json"), "cmd/test2json"},
 		{"build", "-buildvcs=false", "-o", filepath.Join(dir, "bin") + "/", "./cmd/...", "./scripts/storm"},
 	}
-	for _, pkg := range w.dirs {
+	for _, pkg := range w.packagesOf("kernel", "container") {
 		commands = append(commands, []string{"test", "-c", "-o", filepath.Join(dir, pkg, "tests"), pkg})
 	}
 	for _, args := range commands {

@@ -32,7 +32,7 @@ ip link set lo up
 hostname taskguard-vm
 while read -r module; do insmod "$module" || echo "init: insmod $module failed"; done </tests/modules
 
-export TASKGUARD_REQUIRE=kernel TASKGUARD_BIN=/tests/bin TASKGUARD_THROWAWAY_KERNEL=1
+export TASKGUARD_REQUIRE=kernel,container TASKGUARD_BIN=/tests/bin TASKGUARD_THROWAWAY_KERNEL=1
 # Emulated, the kernel's verifier takes longer than the 10 ms after which Go's runtime sends a signal to a busy thread,
 # and gives up at a signal.
 export GODEBUG=asyncpreemptoff=1

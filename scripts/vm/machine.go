@@ -130,13 +130,21 @@ func qemu(ctx context.Context, k kernel, img image, parameters string, args ...s
 	}
 	// One thread emulates all CPUs: with a thread for each, code that the kernel changes while another CPU runs it (static
 	// keys, which tracepoints are) can be run half changed.
-	all := append(machine, "-accel", "tcg,thread=single", "-smp", "2", "-m", "2048", "-no-reboot",
+	all := append(machine, "-accel", "tcg,thread=single", "-smp", "2", "-m", k.memory(), "-no-reboot",
 		"-kernel", img.kernel, "-initrd", img.initramfs, "-append", console+common+parameters)
 	cmd := exec.CommandContext(ctx, program, append(all, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endTimeout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
+}
+
+// memory is how many MiB a machine has. Until it has booted, all its files are there twice.
+func (k kernel) memory() string {
+	if k.engine {
+		return "3072"
+	}
+	return "2048"
 }
 
 func tail(file string, lines int) string {

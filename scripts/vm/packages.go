@@ -40,12 +40,16 @@ func (p packages) kernel(ctx context.Context, k kernel) (string, error) {
 }
 
 // userland returns a folder with the programs that tests run, and what these need.
-func (p packages) userland(ctx context.Context, arch string) (string, error) {
+func (p packages) userland(ctx context.Context, k kernel) (string, error) {
 	programs := []string{"auditd", "busybox-static", "coreutils", "dash", "e2fsprogs"}
-	name := "userland-" + userlandSuite + "-" + arch + "-" + strings.Join(programs, "-")
+	if k.engine {
+		// Debian's kernel has AppArmor, and there dockerd starts no container without AppArmor's parser.
+		programs = append(programs, "apparmor", "docker.io")
+	}
+	name := "userland-" + userlandSuite + "-" + k.arch + "-" + strings.Join(programs, "-")
 	return p.unpacked(ctx, name, func(apt apt) error {
 		return apt.run(ctx, "apt-get", append([]string{"install", "-y", "--download-only", "--no-install-recommends"}, programs...)...)
-	}, userlandSuite, arch)
+	}, userlandSuite, k.arch)
 }
 
 // unpacked returns a folder of the cache, which is filled first where it is missing.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +112,28 @@ func TestOrder(t *testing.T) {
 	}
 	if got := order([]string{"./collector/ebpf"}, true); len(got) != 1 {
 		t.Errorf("without audit: %q", got)
+	}
+}
+
+// A container test runs where there is an engine, and a machine that would have none to run does not start.
+func TestTiers(t *testing.T) {
+	both := suite.Tests{
+		"unit": {"TestU": {"a"}}, "kernel": {"TestK": {"b"}}, "container": {"TestC": {"b", "c"}, "TestProgram": {"scripts/e2e"}},
+	}
+	for pattern, want := range map[string]string{
+		"":             "5.10 [./b], 6.1 [./b ./c], 6.12 [./b], arm64-6.1 [./b]",
+		"TestC$":       "6.1 [./b ./c]",
+		"TestProgram$": "6.1 [./scripts/e2e]",
+		"TestU$":       "",
+	} {
+		w := &work{tests: both.Matching(regexp.MustCompile(pattern)), partial: pattern != ""}
+		var got []string
+		for _, k := range w.withTests(kernels()) {
+			got = append(got, fmt.Sprint(k.name, " ", w.packagesOf(k.tiers()...)))
+		}
+		if got := strings.Join(got, ", "); got != want {
+			t.Errorf("%q: %s, want %s", pattern, got, want)
+		}
 	}
 }
 
