@@ -117,3 +117,16 @@ func TestTaskIDOfThePathIsAdded(t *testing.T) {
 		t.Error("what was given out was changed in place")
 	}
 }
+
+// A profile is all of what follows the first separator, whichever of the two.
+func TestSeccompOptions(t *testing.T) {
+	for option, want := range map[string]string{
+		"seccomp=unconfined": "unconfined", "seccomp:unconfined": "unconfined", "seccomp=builtin": "default",
+		`seccomp={"names":["a=b"]}`: "custom", `seccomp:{"comment":"a=b"}`: "custom", "label=disable": "default",
+	} {
+		p := event.Posture{Seccomp: "default"}
+		if confine(&p, option); p.Seccomp != want {
+			t.Errorf("%s: %q, want %q", option, p.Seccomp, want)
+		}
+	}
+}

@@ -79,9 +79,9 @@ func (i *inspection) posture(c *container.InspectResponse, ports []event.Port) *
 
 // confine applies one of the options that say how a container is confined, with either separator that Docker takes.
 func confine(p *event.Posture, option string) {
-	name, value, ok := strings.Cut(option, "=")
-	if !ok {
-		name, value, _ = strings.Cut(option, ":")
+	name, value := option, ""
+	if i := strings.IndexAny(option, "=:"); i >= 0 {
+		name, value = option[:i], option[i+1:]
 	}
 	switch name {
 	case "no-new-privileges":
