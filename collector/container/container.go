@@ -42,7 +42,7 @@ type Config struct {
 	Hierarchy Hierarchy
 	// Retain is how long at least a container and its cgroups are remembered after their end; 0 is 60 s.
 	Retain time.Duration
-	// MaxContainers and MaxCgroups bound what is remembered; 0 is 4,096 and 16,384. A container beyond the bound is
+	// MaxContainers and MaxCgroups bound what is remembered; 0 is 6,144 and 16,384. A container beyond the bound is
 	// still told apart by its id, but not described. A cgroup beyond it takes the place of another, which is looked
 	// up again when it is needed.
 	MaxContainers, MaxCgroups int
@@ -58,7 +58,7 @@ type Config struct {
 
 const (
 	defaultRetain        = 60 * time.Second
-	defaultMaxContainers = 4096
+	defaultMaxContainers = 6144
 	defaultMaxCgroups    = 16384
 
 	// maxSought bounds the unknown cgroups that wait for a walk; an id beyond it is sought when next seen.
