@@ -112,7 +112,8 @@ func TestChurnUnderFrozenDockerIsAttributed(t *testing.T) {
 }
 
 // Agents that begin while containers come and go know each one's task, though the engine made it before they listened
-// and has forgotten it by the time they ask.
+// and has forgotten it by the time they ask. Each agent sees some containers come: the engine repeats no more than its
+// last 256 messages to the next one.
 func TestChurnAcrossAgentStartsIsAttributed(t *testing.T) {
 	d := dockertest.Start(t)
 	settings := []string{"docker.socket=" + d.Socket, "ecs.agent="}
@@ -120,7 +121,7 @@ func TestChurnAcrossAgentStartsIsAttributed(t *testing.T) {
 	c := newChurn(t, d, 60)
 	ended := make(chan error, 1)
 	go func() { ended <- c.run(t, c.runContainer) }()
-	for number := 10; number < 60; number += 10 {
+	for number := 10; number < len(c.in); number = c.next(t) + 8 {
 		await(t, "a container's cgroup", func() bool { return c.in[number].hasCgroup(t) })
 		if err := s.Agent.Stop(); err != nil {
 			t.Fatal(err)
@@ -259,6 +260,16 @@ func (c *churn) execInContainer(ctx context.Context, number int) error {
 		return fmt.Errorf("start exec in %s: %w", in.name, err)
 	}
 	return nil
+}
+
+// next returns the number of the first container whose task has no cgroup yet.
+func (c *churn) next(t *testing.T) int {
+	for number := range c.in {
+		if !c.in[number].hasCgroup(t) {
+			return number
+		}
+	}
+	return len(c.in)
 }
 
 // hasCgroup reports whether the container's task has a cgroup already, in any hierarchy.
