@@ -122,6 +122,7 @@ type Tracker struct {
 	wishes     map[string]*tracked // of containers, those the ECS agent is to be asked about
 	updates    []event.Container
 	bytes      int                       // of the descriptions of containers
+	stops      map[string]*heldStop      // by container id
 	execs      map[*startedExec]struct{} // that are not told of yet
 	engine     engineState
 	ecs        ecsState
@@ -203,6 +204,7 @@ func New(c Config) (*Tracker, error) {
 		containers: make(map[string]*tracked),
 		waiting:    make(map[string]*tracked),
 		wishes:     make(map[string]*tracked),
+		stops:      make(map[string]*heldStop),
 		cgroups:    make(map[uint64]cgroup),
 		unknown:    make(map[uint64]struct{}),
 		execs:      make(map[*startedExec]struct{}),
@@ -229,6 +231,7 @@ func New(c Config) (*Tracker, error) {
 // are not pending any more. It never gives up on the engine.
 func (t *Tracker) Run(ctx context.Context) error {
 	defer t.conclude()
+	defer t.releaseStops()
 	var running sync.WaitGroup
 	defer running.Wait()
 	if t.config.Docker != "" {

@@ -179,5 +179,10 @@ func (t *Tracker) Covered(until time.Time) time.Time {
 			until = x.at
 		}
 	}
+	for _, h := range t.stops {
+		if h.event.Time.Before(until) {
+			until = h.event.Time
+		}
+	}
 	return until
 }

@@ -135,8 +135,14 @@ func (t *Tracker) killed(m *events.Message) {
 func (t *Tracker) outOfMemory(m *events.Message) {
 	c := t.about(m)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	c.life.oomKilled = true
+	h := t.stops[m.Actor.ID]
+	if h == nil {
+		c.life.oomKilled = true
+	}
+	t.mu.Unlock()
+	if h != nil {
+		t.release(h, true)
+	}
 }
 
 func (t *Tracker) stopped(m *events.Message, at time.Time) {
@@ -155,7 +161,7 @@ func (t *Tracker) stopped(m *events.Message, at time.Time) {
 			stop.Signal = life.signal
 		}
 	}
-	t.emitEvent(&event.Event{Time: at, Kind: event.ContainerStop, Container: known, Stop: &stop})
+	t.stop(at, known, stop)
 }
 
 func (t *Tracker) emit(at time.Time, kind event.Kind, c *event.Container) {

@@ -174,6 +174,7 @@ func TestStop(t *testing.T) {
 		{"exits by itself after a signal", web, []string{"kill signal 1", "die exitCode 0"}, "exit 0"},
 		{"a signal of the last life", web, []string{"kill signal 9", "start", "die exitCode 137"}, "exit 137"},
 		{"out of memory", web, []string{"oom", "die exitCode 137"}, "exit 137, OOM-killed"},
+		{"out of memory, told of late", web, []string{"die exitCode 137", "oom"}, "exit 137, OOM-killed"},
 		{"out of memory in the last life", web, []string{"oom", "start", "die exitCode 0"}, "exit 0"},
 		{"inspected", killedInside, []string{"die exitCode 137"}, "exit 137, OOM-killed"},
 		{"a label hides the code", hiding, []string{"kill signal 9", "die exitCode 137"}, ""},
@@ -191,6 +192,8 @@ func TestStop(t *testing.T) {
 					engine.say(words[0], test.of, words[1:]...)
 					synctest.Wait()
 				}
+				time.Sleep(stopDelay)
+				synctest.Wait()
 				list := slices.DeleteFunc(told.take(), func(e event.Event) bool { return e.Kind == event.ContainerStart })
 				if len(list) != 1 || list[0].Kind != event.ContainerStop || event.What(&list[0]) != test.want {
 					t.Errorf("got %+v, want %q", list, test.want)
@@ -198,6 +201,62 @@ func TestStop(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A life that ended for lack of memory is not confused with the next one, and an end that waits is not behind what is
+// covered, nor lost at the tracker's end.
+func TestStopThatWaits(t *testing.T) {
+	lives(t, func(t *testing.T, tracker *Tracker, engine *fakeEngine, told *toldEvents) {
+		engine.create(web)
+		engine.say("start", web)
+		time.Sleep(2 * time.Second)
+		told.take()
+		ended := time.Now()
+		engine.say("die", web, "exitCode", "137")
+		engine.say("start", web)
+		time.Sleep(time.Second)
+		wantTold(t, told, "container.start shop:1")
+		if at := tracker.Covered(time.Now()); at.After(ended) {
+			t.Errorf("covered until %v, after the end at %v", at, ended)
+		}
+		engine.say("oom", web)
+		wantTold(t, told, "container.stop exit 137, OOM-killed")
+		engine.say("die", web, "exitCode", "0")
+		wantTold(t, told, "container.stop exit 0")
+		if now := time.Now(); !tracker.Covered(now).Equal(now) {
+			t.Error("not covered though nothing waits")
+		}
+		engine.say("start", web)
+		engine.say("die", web, "exitCode", "137")
+		wantTold(t, told, "container.start shop:1")
+		tracker.releaseStops() // as Run does at its end
+		wantTold(t, told, "container.stop exit 137")
+		time.Sleep(time.Minute)
+		wantTold(t, told)
+	})
+}
+
+func TestStopsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := &toldEvents{}
+		tracker := newTracker(t, Config{Sink: told})
+		waiting := func() int {
+			tracker.mu.Lock()
+			defer tracker.mu.Unlock()
+			return len(tracker.stops)
+		}
+		for i := range maxStops + 3 {
+			tracker.stop(time.Now(), &event.Container{ID: fmt.Sprint(i)}, event.Stop{ExitCode: event.Some[uint32](137)})
+		}
+		if n := len(told.take()); n != 3 || waiting() != maxStops {
+			t.Errorf("%d told of at once, %d wait; want 3 and %d", n, waiting(), maxStops)
+		}
+		time.Sleep(stopDelay)
+		synctest.Wait()
+		if n := len(told.take()); n != maxStops || waiting() != 0 {
+			t.Errorf("%d told of later, %d wait; want %d and none", n, waiting(), maxStops)
+		}
+	})
 }
 
 // Whoever starts an exec chooses its command: no secret in it leaves the host, described or not.

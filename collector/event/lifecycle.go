@@ -24,7 +24,7 @@ type Stop struct {
 	// Signal is the last one that the engine was asked to send, if ExitCode says that it is what ended the container.
 	Signal uint8 `json:"signal,omitempty"`
 	// OOMKilled says that the kernel had ended a process of the container since its start, for want of memory; if it is
-	// not set, the engine had not said so when the container ended.
+	// not set, the engine had not said so by two seconds after the end.
 	OOMKilled bool      `json:"oom_killed,omitempty"`
 	StartedAt time.Time `json:"started_at,omitzero"` // the last time, by the engine's clock
 }

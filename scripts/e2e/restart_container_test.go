@@ -121,6 +121,10 @@ func TestContainersAreAttributedAcrossAgentRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := during(t, s, loops, "the second agent ran")
+	// What is sealed is on disk a moment later.
+	if _, err := s.Delivered(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	s.Agent.Kill()
 	if err := s.StartAgent(t.Context(), append(settings, "host.imds=off")...); err != nil {
 		t.Fatal(err)
