@@ -151,15 +151,17 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
 
-	// What is asked of others ends with ctx, or when no source is left. The sources then emit what the kernel still
-	// holds, and only when they have, the sender seals and uploads the rest, with the tracker's last words on containers.
+	// The sources end with ctx, and emit what the kernel still holds. Only when they have, those end who look things up,
+	// the tracker with its last words on containers, and then the sender, which seals and uploads the rest.
+	asking, stopAsking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAsking()
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
 	var tracking, background, delivery sync.WaitGroup
 	var sendErr error
-	tracking.Go(func() { a.track(ctx) })
-	background.Go(func() { a.accounts.Run(ctx) })
-	background.Go(func() { a.hasher.Run(ctx) })
+	tracking.Go(func() { a.track(asking) })
+	background.Go(func() { a.accounts.Run(asking) })
+	background.Go(func() { a.hasher.Run(asking) })
 	background.Go(func() { a.beat(ctx) })
 	background.Go(func() { a.recent.follow(sending, a.sender) })
 	background.Go(func() { a.selfTest.run(ctx) })
@@ -178,6 +180,7 @@ func (a *agent) run(ctx context.Context, reload *reloader) (err error) {
 		notify(log, daemon.SdNotifyStopping)
 	}
 	stop()
+	stopAsking()
 	tracking.Wait() // it emits too
 	stopSending()
 	delivery.Wait()

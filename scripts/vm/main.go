@@ -118,9 +118,9 @@ type work struct {
 	partial  bool   // not all tests run
 }
 
-// slowest is a test that asks nothing of a kernel, and makes a container for each of some thirty cases. It runs on the
-// host, and here when it is asked for.
-const slowest = "TestPosture"
+// slow are tests that ask an engine more than a kernel, and take minutes where it is emulated. They run on the host, and
+// here when they are asked for.
+func slow() []string { return []string{"TestLivesByDocker", "TestPosture"} }
 
 func prepare(only string) (*work, error) {
 	tests, err := suite.Find(".")
@@ -134,7 +134,9 @@ func prepare(only string) (*work, error) {
 	}
 	w := &work{tests: tests.Matching(re), partial: only != ""}
 	if !w.partial {
-		delete(w.tests["container"], slowest)
+		for _, name := range slow() {
+			delete(w.tests["container"], name)
+		}
 	}
 	if nested {
 		w.subtests = "/" + subtests
