@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"os"
 	"sync"
 	"time"
 
@@ -248,12 +249,15 @@ func (h *Hasher) enqueue(r *request, p *event.Process) {
 	if r.settled {
 		queue = h.settled.queue
 	}
-	select {
-	case queue <- r:
-		h.waiting[r.version] = r
-	default:
-		h.remember(r.version, event.Digest{HashState: event.HashRateLimited})
+	if len(h.waiting) < 2*h.cfg.MaxWaiting { // those that are tried later wait in no queue
+		select {
+		case queue <- r:
+			h.waiting[r.version] = r
+			return
+		default:
+		}
 	}
+	h.remember(r.version, event.Digest{HashState: event.HashRateLimited})
 }
 
 // remember keeps what came of a file. h.mu is held.
@@ -365,16 +369,12 @@ func (h *Hasher) through(r *request) []uint32 {
 
 // read returns the digest of a file, or why there is none.
 func (h *Hasher) read(ctx context.Context, r *reader, next *request, from lane) (d event.Digest) {
-	file, err := r.find(&next.wanted, h.through(next))
-	if err != nil && stateOf(err) == event.HashVanished {
-		layers, _ := h.layers(next.container)
-		file, err = findInLayers(next.wanted, layers)
-	}
+	file, err := h.open(r, next)
 	if err != nil {
 		d.HashState = stateOf(err)
 		return d
 	}
-	defer file.Close()
+	defer func() { file.Close() }()
 	d.FSVerity = measureVerity(file)
 	if d.SHA256 = h.verified(d.FSVerity); d.SHA256 != "" {
 		return d
@@ -383,15 +383,49 @@ func (h *Hasher) read(ctx context.Context, r *reader, next *request, from lane) 
 		d.HashState = event.HashTooLarge
 		return d
 	}
-	if !from.budget.wait(ctx, int64(next.version.Size), from.wait-time.Since(next.asked)) {
+	delay, ok := from.budget.take(int64(next.version.Size), from.wait-time.Since(next.asked), time.Now())
+	if !ok {
 		d.HashState = event.HashRateLimited
 		return d
+	}
+	if delay > 0 {
+		file.Close() // an open file keeps its file system from being unmounted
+		if !sleep(ctx, delay) {
+			d.HashState = event.HashRateLimited
+			return d
+		}
+		if file, err = h.open(r, next); err != nil {
+			d.HashState = stateOf(err)
+			return d
+		}
 	}
 	if d.SHA256, err = r.sum(file, next.version); err != nil {
 		d.HashState = stateOf(err)
 	}
 	h.verify(d)
 	return d
+}
+
+// open opens a file where it can be found.
+func (h *Hasher) open(r *reader, next *request) (*os.File, error) {
+	file, err := r.find(&next.wanted, h.through(next))
+	if err != nil && stateOf(err) == event.HashVanished {
+		layers, _ := h.layers(next.container)
+		file, err = findInLayers(next.wanted, layers)
+	}
+	return file, err
+}
+
+// sleep waits for d, or returns false when ctx is done first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // verified returns the SHA-256 of a file that the kernel holds to an fs-verity digest, if one like it has been read.
@@ -422,22 +456,7 @@ type budget struct {
 	then time.Time
 }
 
-// wait takes a number of bytes, waiting until it may, if it has to, for at most a time. It reports whether it has.
-func (b *budget) wait(ctx context.Context, size int64, most time.Duration) bool {
-	delay, ok := b.take(size, most, time.Now())
-	if !ok || delay <= 0 {
-		return ok
-	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
+// take takes a number of bytes, which may be read after a delay, of at most a time. It reports whether it has.
 func (b *budget) take(size int64, most time.Duration, now time.Time) (delay time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

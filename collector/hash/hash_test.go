@@ -423,6 +423,75 @@ func TestWaitingIsBounded(t *testing.T) {
 	})
 }
 
+// Files that are tried later wait in no queue; they count all the same.
+func TestTriedLaterIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Config{MaxWaiting: 2, Layers: func(string) ([]string, bool) { return nil, true }})
+		for i := range uint64(10) {
+			h.Note(&event.Process{Exe: "/x", ExeVersion: event.FileVersion{Inode: i + 1}, Container: &event.Container{ID: "c"}})
+			select {
+			case r := <-h.fresh.queue:
+				h.tryLater(r, h.fresh)
+			default:
+			}
+		}
+		if len(h.waiting) != 4 || h.Stats()[string(event.HashRateLimited)] != 6 {
+			t.Errorf("%d files wait, %v; want 4, and 6 refused", len(h.waiting), h.Stats())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait() // half of them found no room in the queue
+		if h.mu.Lock(); len(h.waiting) != 2 {
+			t.Errorf("%d files wait, want 2", len(h.waiting))
+		}
+		h.mu.Unlock()
+	})
+}
+
+// A file that waits for the budget is not open: its file system can be unmounted.
+func TestWaitingHoldsNoFile(t *testing.T) {
+	dir := realDir(t)
+	first, second := write(t, filepath.Join(dir, "first"), "1234567890"), write(t, filepath.Join(dir, "second"), "1234567890")
+	h := New(Config{MaxBytes: 10, BytesPerSecond: 4, MaxWait: time.Hour})
+	run(t, h)
+	p, q := process(t, first), process(t, second)
+	h.Note(p)
+	settled(t, h, p.ExeVersion)
+	h.Note(q)
+	spent := func() bool {
+		h.fresh.budget.mu.Lock()
+		defer h.fresh.budget.mu.Unlock()
+		return h.fresh.budget.left < 0
+	}
+	for deadline := time.Now().Add(time.Minute); !spent(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the budget was not asked for a minute")
+		}
+	}
+	for deadline := time.Now().Add(time.Second); isOpen(t, second); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the file is open while it waits")
+		}
+	}
+	if d := h.Digest(q.ExeVersion); d.HashState != event.HashPending {
+		t.Errorf("digest %+v: the test shows nothing", d)
+	}
+	if got := settled(t, h, q.ExeVersion); got.SHA256 != sumOf("1234567890") {
+		t.Errorf("digest %+v", got)
+	}
+}
+
+func isOpen(t *testing.T, path string) bool {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	do(t, err)
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && target == path {
+			return true
+		}
+	}
+	return false
+}
+
 // Law: what ran before the agent, however much of it, does not keep waiting what may soon be gone.
 func TestFreshFilesDoNotWait(t *testing.T) {
 	dir := realDir(t)
