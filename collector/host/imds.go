@@ -116,7 +116,7 @@ func (s *service) excluded(ctx context.Context) (bool, error) {
 
 // complete fills in what the identity document does not say. What the service does not tell stays as it is.
 func (s *service) complete(ctx context.Context, i *event.Instance) {
-	s.set(ctx, &i.AvailabilityZoneID, "placement/availability-zone-id")
+	_ = s.set(ctx, &i.AvailabilityZoneID, "placement/availability-zone-id") // else it stays
 	if info, err := s.client.GetIAMInfo(ctx, nil); err == nil {
 		i.InstanceProfileARN = cut(info.InstanceProfileArn)
 	} else if status(err) == http.StatusNotFound { // it has none
@@ -130,11 +130,13 @@ func (s *service) complete(ctx context.Context, i *event.Instance) {
 	}
 }
 
-// set sets a fact of one line.
-func (s *service) set(ctx context.Context, fact *string, path string) {
-	if text, err := s.get(ctx, path); err == nil {
+// set sets a fact of one line, if the service answers.
+func (s *service) set(ctx context.Context, fact *string, path string) error {
+	text, err := s.get(ctx, path)
+	if err == nil {
 		*fact = cut(strings.TrimSpace(text))
 	}
+	return err
 }
 
 // lines returns what the service lists at a path.
@@ -161,20 +163,15 @@ func (s *service) interfaces(ctx context.Context) ([]event.Interface, error) {
 	list := make([]event.Interface, 0, len(macs))
 	first := 0
 	for _, mac := range macs {
-		at := all + strings.TrimSuffix(mac, "/") + "/"
-		i := event.Interface{MAC: strings.TrimSuffix(mac, "/")}
-		s.set(ctx, &i.ID, at+"interface-id")
-		s.set(ctx, &i.VPCID, at+"vpc-id")
-		s.set(ctx, &i.SubnetID, at+"subnet-id")
-		i.PrivateIPs = s.addresses(ctx, at+"local-ipv4s")
-		i.PublicIPs = s.addresses(ctx, at+"public-ipv4s")
-		i.IPv6s = s.addresses(ctx, at+"ipv6s")
-		if i.SecurityGroups, err = s.lines(ctx, at+"security-group-ids", maxTags); err != nil {
-			return nil, err
+		mac = strings.TrimSuffix(mac, "/")
+		i, primary, err := s.oneInterface(ctx, all+mac+"/")
+		if err != nil {
+			return nil, err // half an interface would be taken for all of it
 		}
-		if device, err := s.get(ctx, at+"device-number"); err == nil && strings.TrimSpace(device) == "0" {
+		if primary {
 			first = len(list)
 		}
+		i.MAC = mac
 		list = append(list, i)
 	}
 	if first > 0 {
@@ -184,11 +181,34 @@ func (s *service) interfaces(ctx context.Context) ([]event.Interface, error) {
 	return list, nil
 }
 
+// oneInterface returns what the service has of an interface, and whether it is the instance's first one.
+func (s *service) oneInterface(ctx context.Context, at string) (i event.Interface, primary bool, err error) {
+	var device string
+	for _, f := range [...]struct {
+		path string
+		fact *string
+	}{{"interface-id", &i.ID}, {"vpc-id", &i.VPCID}, {"subnet-id", &i.SubnetID}, {"device-number", &device}} {
+		if err := s.set(ctx, f.fact, at+f.path); err != nil {
+			return i, false, err
+		}
+	}
+	for _, f := range [...]struct {
+		path string
+		list *[]netip.Addr
+	}{{"local-ipv4s", &i.PrivateIPs}, {"public-ipv4s", &i.PublicIPs}, {"ipv6s", &i.IPv6s}} {
+		if *f.list, err = s.addresses(ctx, at+f.path); err != nil {
+			return i, false, err
+		}
+	}
+	i.SecurityGroups, err = s.lines(ctx, at+"security-group-ids", maxTags)
+	return i, device == "0", err
+}
+
 // addresses returns the addresses that the service lists at a path.
-func (s *service) addresses(ctx context.Context, path string) []netip.Addr {
+func (s *service) addresses(ctx context.Context, path string) ([]netip.Addr, error) {
 	lines, err := s.lines(ctx, path, maxAddresses)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var list []netip.Addr
 	for _, line := range lines {
@@ -196,7 +216,7 @@ func (s *service) addresses(ctx context.Context, path string) []netip.Addr {
 			list = append(list, addr.WithZone(""))
 		}
 	}
-	return list
+	return list, nil
 }
 
 func (s *service) tags(ctx context.Context) ([]event.Tag, error) {

@@ -168,12 +168,28 @@ func TestInstanceIsAskedAgain(t *testing.T) {
 		n.set(answers(t, document, tree))
 		time.Sleep(refreshInterval)
 		wantInstance(t, want, h.Instance())
+		for path := range tree { // what is refused this time stays as it was
+			n.set(refusing(answers(t, document, tree), path))
+			time.Sleep(refreshInterval)
+			wantInstance(t, want, h.Instance())
+		}
 		n.set(nil) // what was known stays
 		time.Sleep(time.Hour)
 		wantInstance(t, want, h.Instance())
 		if got := diff(asInstance(t), h.Identity()); got != "" {
 			t.Error(got)
 		}
+	})
+}
+
+// refusing is a service that fails at one path.
+func refusing(service http.Handler, path string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/"+path) {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		service.ServeHTTP(w, r)
 	})
 }
 
