@@ -1,10 +1,11 @@
 // Package container tells where a process runs: in which container, of which image and ECS task.
 //
 // Which container it is comes from the kernel alone: the id of the process's cgroup, or the cgroup's path. What the
-// container is called comes from the Docker engine, in the background, as late as it likes.
+// container is called, is made of and may do comes from the Docker engine, and which ECS task it is of from the path, the
+// container's labels and the ECS agent, in the background, as late as they like; whose word a fact is stays with it.
 //
 // It tells of the lives of containers too (Config.Sink), by the engine's word: each event once, in its order but for
-// execs, which wait for an answer. What happened while the engine did not answer, it repeats when it does, if it still
+// execs, and ends that may be for lack of memory, which wait for more of it. What happened while the engine did not answer, it repeats when it does, if it still
 // has it; if it may not, that is told of as an interval that was not observed.
 //
 // It promises: the event path (Locate, AddCgroup, Describe, Updates) does no I/O and waits for nobody, and Locate

@@ -2,8 +2,11 @@ package container
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
+
+	"github.com/containerd/errdefs"
 )
 
 // maxDigests bounds the images whose digests are remembered.
@@ -15,21 +18,24 @@ type digests struct {
 	known map[string][]string // REPOSITORY@DIGEST
 }
 
-// digest returns the digest by which a registry has an image that a reference named; "" when it was not pulled, or the
-// engine does not say.
-func (e *engine) digest(ctx context.Context, imageID, reference string) string {
+// digest returns the digest by which a registry has an image that a reference named; "" when it was not pulled, or is
+// not there any more.
+func (e *engine) digest(ctx context.Context, imageID, reference string) (string, error) {
 	e.digests.mu.Lock()
 	list, ok := e.digests.known[imageID]
 	e.digests.mu.Unlock()
 	if !ok {
 		image, err := e.ImageInspect(ctx, imageID)
+		if errdefs.IsNotFound(err) {
+			return "", nil
+		}
 		if err != nil {
-			return ""
+			return "", fmt.Errorf("inspect image: %w", err)
 		}
 		list = image.RepoDigests
 		e.digests.remember(imageID, list)
 	}
-	return pick(list, reference)
+	return pick(list, reference), nil
 }
 
 func (d *digests) remember(imageID string, list []string) {

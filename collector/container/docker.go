@@ -305,10 +305,9 @@ func (t *Tracker) inspect(ctx context.Context, engine *engine, id string) {
 		t.answered(engine)
 		i := inspection{engine: engine.info, mask: t.config.Mask, credential: t.config.Credential}
 		f := i.facts(&c)
-		f.ImageDigest = engine.digest(ctx, c.Image, c.Config.Image)
-		if ctx.Err() == context.Canceled { // perhaps before it was answered
+		if f.ImageDigest, err = engine.digest(ctx, c.Image, c.Config.Image); err != nil {
 			t.note(id, f, time.Now())
-			t.postpone(id, true)
+			t.postpone(id, ctx.Err() == context.Canceled)
 			return
 		}
 		t.settle(id, f)

@@ -641,6 +641,38 @@ func TestInspectThatFails(t *testing.T) {
 	})
 }
 
+// An image that cannot be inspected for a moment has its digest later; what is known of its container is told at once. One
+// that is not there any more has none.
+func TestImageThatIsNotInspected(t *testing.T) {
+	for status, want := range map[int]string{http.StatusInternalServerError: "sha256:dd", http.StatusNotFound: ""} {
+		bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
+			synctest.Wait()
+			refused := 0
+			engine.set(func() {
+				engine.misbehave = func(w http.ResponseWriter, r *http.Request) bool {
+					if !strings.Contains(r.URL.Path, "/images/") || refused > 0 {
+						return false
+					}
+					refused++
+					w.WriteHeader(status)
+					io.WriteString(w, `{"message":"no"}`)
+					return true
+				}
+			})
+			engine.create(web)
+			synctest.Wait()
+			got := tracker.Describe(&event.Container{ID: id1}, 0)
+			if got.Posture == nil || got.Pending != (status != http.StatusNotFound) || got.ImageDigest != "" {
+				t.Errorf("status %d, at once: %+v", status, got)
+			}
+			time.Sleep(time.Minute)
+			if got := tracker.Describe(&event.Container{ID: id1}, 0); got.Pending || got.ImageDigest != want {
+				t.Errorf("status %d, later: pending %v, digest %q, want %q", status, got.Pending, got.ImageDigest, want)
+			}
+		})
+	}
+}
+
 // A hundred containers start at once on an engine that takes 1 s an answer: it is asked about four at a time.
 func TestInspectIsBounded(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {

@@ -410,14 +410,20 @@ func (t *Tracker) askMetadata(ctx context.Context, endpoint string) {
 	}
 }
 
+// maxTagBytes bounds a task's tags.
+const maxTagBytes = 4 << 10
+
 // tagsOf returns the tags of a task, without what looks like a secret in them.
 func (t *Tracker) tagsOf(tags map[string]string) []event.Tag {
 	i := inspection{mask: t.config.Mask}
 	var list []event.Tag
+	left := maxTagBytes
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
-		if len(list) < maxLabels {
-			list = append(list, event.Tag{Key: cut(key), Value: cut(i.withoutSecret(key, tags[key]))})
+		tag := event.Tag{Key: cut(key), Value: cut(i.withoutSecret(key, tags[key]))}
+		if left -= len(tag.Key) + len(tag.Value) + itemSize; left < 0 {
+			break
 		}
+		list = append(list, tag)
 	}
 	return list
 }

@@ -220,6 +220,24 @@ func TestECSAgentThatLies(t *testing.T) {
 	}
 }
 
+func TestTagsAreBounded(t *testing.T) {
+	tracker := newTracker(t, Config{})
+	tags := map[string]string{}
+	for i := range 100 {
+		tags[fmt.Sprintf("%02d", i)] = strings.Repeat("x", 10*i)
+	}
+	size, list := 0, tracker.tagsOf(tags)
+	for i, tag := range list {
+		size += len(tag.Key) + len(tag.Value)
+		if tag.Key != fmt.Sprintf("%02d", i) || tag.Value != tags[tag.Key] {
+			t.Errorf("tag %d: %+v", i, tag)
+		}
+	}
+	if size > maxTagBytes || size < maxTagBytes/2 {
+		t.Errorf("%d tags of %d bytes, want at most %d", len(list), size, maxTagBytes)
+	}
+}
+
 // Whatever becomes of the ECS agent, containers are described as far as Docker knows them.
 func TestECSAgentThatFails(t *testing.T) {
 	answer := func(status int, body string) func(*fakeECS) {

@@ -157,7 +157,7 @@ type ECS struct {
 	KnownStatus          string `json:"known_status,omitempty"`
 	// StartedAt is when the container was started, by the ECS agent.
 	StartedAt time.Time `json:"started_at,omitzero"`
-	Tags      []Tag     `json:"tags,omitempty"` // of the task
+	Tags      []Tag     `json:"tags,omitempty"` // of the task; there may be more than are kept
 
 	// Disputed says that someone told of another task, and was not believed: labels that are not the ECS agent's.
 	Disputed bool `json:"disputed,omitempty"`
