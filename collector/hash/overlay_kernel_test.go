@@ -30,12 +30,11 @@ func TestDigestOnOverlayOfAnotherNamespace(t *testing.T) {
 		err    error
 	}
 	ready, done := make(chan seen), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // and not unlocked: the thread and its namespace end with the goroutine
+	inThread(func() {
 		module, err := mountOverlay(dir)
 		ready <- seen{unix.Gettid(), module, err}
 		<-done
-	}()
+	})
 	defer close(done)
 	there := <-ready
 	do(t, there.err)
@@ -45,6 +44,26 @@ func TestDigestOnOverlayOfAnotherNamespace(t *testing.T) {
 	if got := settled(t, h, there.module.Version); got != (event.Digest{SHA256: sumOf("content")}) {
 		t.Errorf("digest %+v", got)
 	}
+}
+
+// inThread starts fn in a thread that ends with it, and its namespaces too. It is not the first thread, which does not
+// end, and whose namespaces /proc/self shows.
+func inThread(fn func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			fn()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		ended := make(chan struct{})
+		go func() { // this thread is taken, so it is another
+			runtime.LockOSThread()
+			defer close(ended)
+			fn()
+		}()
+		<-ended
+	}()
 }
 
 func needRoot(t *testing.T) {
