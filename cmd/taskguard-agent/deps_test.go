@@ -85,7 +85,8 @@ func rules() map[string]rule {
 			other: []string{"github.com/spf13/cobra", "golang.org/x/term"},
 		},
 		"cmd/taskguard-endpoint/internal/ingest": {
-			own: []string{"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
+			own:   []string{"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
+			other: []string{"golang.org/x/time/rate"},
 		},
 		"cmd/taskguard-endpoint/internal/stream": {
 			own:   []string{"collector/event", "sender/batch"},

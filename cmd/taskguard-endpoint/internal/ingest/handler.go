@@ -2,20 +2,18 @@
 //
 // It promises: a batch is answered with 200 only when the store has it; a request that is answered with 4xx has left
 // nothing in the store; no request, and no number of requests at once, takes more memory than Config allows, however
-// a body was made; and every answer is JSON, an error's with the reason.
+// a body was made; no agent sends faster than Config.Limits allow; and every answer is JSON, an error's with the reason.
 package ingest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"mime"
 	"net/http"
 	"runtime"
-	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/taskguard/taskguard/sender/batch"
@@ -32,6 +30,10 @@ type Store interface {
 type Config struct {
 	Store   Store
 	Version string // told by GET /v1/health
+	// Ready says why batches cannot be stored now, for GET /readyz; nil when they can. A nil Ready means always.
+	Ready func() error
+	// Limits bound what one agent may send.
+	Limits Limits
 	// MaxBodies bounds the bytes of all bodies that are being received or stored at once. 0 means 64 MiB.
 	MaxBodies int64
 	// MaxDecodes bounds how many batches are decoded at once, at up to some 180 MiB each for hostile ones. 0 means
@@ -46,19 +48,21 @@ type Config struct {
 // Handler answers agents. Make one with New.
 type Handler struct {
 	cfg    Config
+	limits Limits
 	codec  *batch.Codec
+	rates  *rates
 	bodies budget
 	// slots holds, for each batch that may be decoded now, a buffer to decompress it into.
 	slots  chan []byte
 	report reporter
 	counts counts
+	// draining says that the endpoint is about to stop: it takes batches, but wants no new agents.
+	draining atomic.Bool
 }
 
 const (
 	defaultMaxBodies  = 64 << 20
 	defaultDecodeWait = 5 * time.Second
-	// retryAfter is what agents are told to wait when the endpoint cannot take a batch now, in seconds.
-	retryAfter = 5
 	// maxKeptBuffer bounds the buffer a slot keeps between two batches.
 	maxKeptBuffer = 1 << 20
 )
@@ -77,30 +81,22 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	limits := cfg.Limits.withDefaults()
+	if err := limits.check(); err != nil {
+		return nil, err
+	}
 	codec, err := batch.NewCodec()
 	if err != nil {
 		return nil, err
 	}
 	h := &Handler{
-		cfg: cfg, codec: codec, bodies: budget{free: cfg.MaxBodies}, slots: make(chan []byte, cfg.MaxDecodes),
+		cfg: cfg, limits: limits, codec: codec, rates: newRates(limits), bodies: budget{free: cfg.MaxBodies}, slots: make(chan []byte, cfg.MaxDecodes),
 		report: reporter{log: cfg.Logger.With("component", "ingest")},
 	}
 	for range cfg.MaxDecodes {
 		h.slots <- nil
 	}
 	return h, nil
-}
-
-// refusal is an answer other than 200. Its reason is sent to the agent.
-type refusal struct {
-	status int
-	reason string
-}
-
-func (r *refusal) Error() string { return r.reason }
-
-func refuse(status int, format string, args ...any) *refusal {
-	return &refusal{status, fmt.Sprintf(format, args...)}
 }
 
 // ServeHTTP implements http.Handler.
@@ -110,8 +106,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.only(http.MethodPost, h.postBatch)(w, r)
 	case "/v1/health":
 		h.only(http.MethodGet, h.getHealth)(w, r)
+	case "/healthz":
+		h.only(http.MethodGet, h.Live)(w, r)
+	case "/readyz":
+		h.only(http.MethodGet, h.CanStore)(w, r)
 	default:
-		h.refuse(w, r, refuse(http.StatusNotFound, "no such path: want /v1/batches or /v1/health"))
+		h.refuse(w, r, refuse(http.StatusNotFound, "no such path: want /v1/batches, /v1/health, /healthz or /readyz"))
 	}
 }
 
@@ -137,10 +137,8 @@ func (h *Handler) postBatch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if stored {
-		h.counts.stored.Add(1)
 		answer(w, http.StatusOK, map[string]string{"status": "stored"})
 	} else {
-		h.counts.repeats.Add(1)
 		answer(w, http.StatusOK, map[string]string{"status": "repeat"})
 	}
 }
@@ -152,38 +150,53 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) (bool, error) 
 			r.Header.Get("Content-Type"), batch.ContentType)
 	}
 	size := r.ContentLength
-	if size > batch.MaxCompressed {
-		return false, refuse(http.StatusRequestEntityTooLarge, "body of %d bytes: want at most %d", size,
-			batch.MaxCompressed)
+	if size > h.limits.MaxBody {
+		return false, tooLarge("body of %d bytes: want at most %d", size, h.limits.MaxBody)
 	}
 	if size < 0 {
-		size = batch.MaxCompressed
+		size = h.limits.MaxBody
 	}
 	if !h.bodies.take(size) {
-		return false, refuse(http.StatusServiceUnavailable, "too many batches at once")
+		return false, busy("too many batches at once")
 	}
 	defer h.bodies.give(size)
-	frame, err := readBody(w, r)
+	frame, err := h.readBody(w, r)
 	if err != nil {
 		return false, err
 	}
-	header, err := h.decode(r.Context(), frame)
+	b, err := h.decode(r.Context(), frame)
 	if err != nil {
 		return false, err
 	}
-	stored, err := h.cfg.Store.Append(r.Context(), header, frame)
+	stored, err := h.store(r, b, frame)
+	if err != nil {
+		return false, err
+	}
+	h.report.contact(&b.Header, r.RemoteAddr)
+	return stored, nil
+}
+
+// store stores a batch and counts it.
+func (h *Handler) store(r *http.Request, b *batch.Batch, frame []byte) (bool, error) {
+	stored, err := h.cfg.Store.Append(r.Context(), &b.Header, frame)
 	if r.Context().Err() == nil {
 		h.report.store(err)
 	}
 	if err != nil {
-		return false, refuse(http.StatusServiceUnavailable, "batch could not be stored now")
+		return false, busy("batch could not be stored now")
 	}
-	h.report.contact(header, r.RemoteAddr)
+	if stored {
+		h.counts.stored.Add(1)
+		h.counts.events.Add(uint64(len(b.Events)))
+		h.counts.bytes.Add(uint64(len(frame)))
+	} else {
+		h.counts.repeats.Add(1)
+	}
 	return stored, nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body := http.MaxBytesReader(w, r.Body, batch.MaxCompressed)
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body := http.MaxBytesReader(w, r.Body, h.limits.MaxBody)
 	var frame []byte
 	var err error
 	if r.ContentLength > 0 {
@@ -192,11 +205,11 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	} else {
 		frame, err = io.ReadAll(body)
 	}
-	var tooLarge *http.MaxBytesError
+	var overrun *http.MaxBytesError
 	var timeout interface{ Timeout() bool }
 	switch {
-	case errors.As(err, &tooLarge):
-		return nil, refuse(http.StatusRequestEntityTooLarge, "body of more than %d bytes", batch.MaxCompressed)
+	case errors.As(err, &overrun):
+		return nil, tooLarge("body of more than %d bytes", h.limits.MaxBody)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return nil, refuse(http.StatusRequestTimeout, "body did not arrive in time")
 	case err != nil:
@@ -207,15 +220,15 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return frame, nil
 }
 
-// decode decodes a whole batch, to know that whoever reads it from the store can, and returns its header.
-func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Header, error) {
+// decode decodes a whole batch, to know that whoever reads it from the store can, unless it exceeds the limits.
+func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Batch, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.DecodeWait)
 	defer cancel()
 	var buf []byte
 	select {
 	case buf = <-h.slots:
 	case <-ctx.Done():
-		return nil, refuse(http.StatusServiceUnavailable, "too many batches at once")
+		return nil, busy("too many batches at once")
 	}
 	defer func() {
 		if cap(buf) > maxKeptBuffer {
@@ -225,32 +238,18 @@ func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Header, erro
 	}()
 	data, err := h.codec.Decompress(buf[:0], frame)
 	if errors.Is(err, batch.ErrTooLarge) {
-		return nil, refuse(http.StatusRequestEntityTooLarge, "%v", err)
+		return nil, tooLarge("%v", err)
 	}
 	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "%v", err)
+		return nil, malformed(err)
 	}
 	buf = data
+	if err := h.allow(data, time.Now()); err != nil {
+		return nil, err
+	}
 	b, err := batch.Decode(data)
 	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "%v", err)
+		return nil, malformed(err)
 	}
-	return &b.Header, nil
-}
-
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	answerTo := &refusal{http.StatusInternalServerError, "internal error"}
-	errors.As(err, &answerTo)
-	h.counts.refused(answerTo.status)
-	h.report.refusal(answerTo, r.RemoteAddr)
-	if answerTo.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
-	}
-	answer(w, answerTo.status, map[string]string{"error": answerTo.reason})
-}
-
-func answer(w http.ResponseWriter, status int, body map[string]string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+	return b, nil
 }

@@ -99,7 +99,7 @@ func TestStoredThenRepeat(t *testing.T) {
 			t.Errorf("answer %d %q, want 200 %q", w.Code, got, want)
 		}
 	}
-	if got, want := h.Counts(), (Counts{Stored: 1, Repeats: 1}); got != want {
+	if got, want := h.Counts(), (Counts{Stored: 1, Repeats: 1, Events: 1, Bytes: uint64(len(frame))}); got != want {
 		t.Errorf("counts %+v, want %+v", got, want)
 	}
 }
@@ -142,7 +142,7 @@ func TestRefusals(t *testing.T) {
 		{"dangling process", batch.ContentType, compress(dangling()), 400, "process 9 of 0"},
 		{"bomb", batch.ContentType, compress(make([]byte, batch.MaxSize+1)), 413, "size limit"},
 		{"bomb of many frames", batch.ContentType, bytes.NewReader(frames), 413, "size limit"},
-		{"millions of events", batch.ContentType, compress(events), 400, "want at most"},
+		{"millions of events", batch.ContentType, compress(events), 413, "want at most"},
 		{"millions of losses", batch.ContentType, compress(losses), 400, "want at most"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestPathsAndMethods(t *testing.T) {
 		{"GET", "/v1/health", 200, "version", "v9"},
 		{"POST", "/v1/health", 405, "error", "method POST: want GET"},
 		{"GET", "/v1/batches", 405, "error", "method GET: want POST"},
-		{"GET", "/", 404, "error", "no such path: want /v1/batches or /v1/health"},
+		{"GET", "/", 404, "error", "no such path: want /v1/batches, /v1/health, /healthz or /readyz"},
 	} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
@@ -301,10 +301,10 @@ func TestRefusalsAreLoggedRarely(t *testing.T) {
 		var logged bytes.Buffer
 		r := reporter{log: slog.New(slog.NewTextHandler(&logged, nil))}
 		for range 100 {
-			r.refusal(&refusal{400, "garbage"}, "")
+			r.refusal(&refusal{status: 400, reason: "garbage"}, "")
 		}
 		time.Sleep(refusalEvery)
-		r.refusal(&refusal{400, "garbage"}, "")
+		r.refusal(&refusal{status: 400, reason: "garbage"}, "")
 		lines := logged.String()
 		if strings.Count(lines, "garbage") != 2 || !strings.Contains(lines, "others_since_last_line=99") {
 			t.Errorf("want 2 lines, the second with 99 others:\n%s", lines)

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,14 +13,17 @@ import (
 
 // counts are the handler's counters since start.
 type counts struct {
-	stored, repeats        atomic.Uint64
-	refused4xx, refused5xx atomic.Uint64
+	stored, repeats, events, bytes  atomic.Uint64
+	refused4xx, limited, refused5xx atomic.Uint64
 }
 
 func (c *counts) refused(status int) {
-	if status >= 500 {
+	switch {
+	case status >= 500:
 		c.refused5xx.Add(1)
-	} else {
+	case status == http.StatusTooManyRequests:
+		c.limited.Add(1)
+	default:
 		c.refused4xx.Add(1)
 	}
 }
@@ -28,7 +32,10 @@ func (c *counts) refused(status int) {
 type Counts struct {
 	Stored      uint64 `json:"stored"`      // batches that were new
 	Repeats     uint64 `json:"repeats"`     // batches the store had already
-	Refused     uint64 `json:"refused"`     // requests answered with 4xx
+	Events      uint64 `json:"events"`      // events of the new batches
+	Bytes       uint64 `json:"bytes"`       // bytes of the new batches on the wire
+	Refused     uint64 `json:"refused"`     // requests answered with 4xx other than 429
+	Limited     uint64 `json:"limited"`     // requests answered with 429: to be sent again, later
 	Unavailable uint64 `json:"unavailable"` // requests answered with 503: to be sent again
 }
 
@@ -36,7 +43,8 @@ type Counts struct {
 func (h *Handler) Counts() Counts {
 	return Counts{
 		Stored: h.counts.stored.Load(), Repeats: h.counts.repeats.Load(),
-		Refused: h.counts.refused4xx.Load(), Unavailable: h.counts.refused5xx.Load(),
+		Events: h.counts.events.Load(), Bytes: h.counts.bytes.Load(),
+		Refused: h.counts.refused4xx.Load(), Limited: h.counts.limited.Load(), Unavailable: h.counts.refused5xx.Load(),
 	}
 }
 
