@@ -83,6 +83,31 @@ type Agent struct {
 	Phase   string    `json:"phase,omitempty"`
 	Cgroup  string    `json:"cgroup,omitempty"`
 	Dropped []Dropped `json:"dropped,omitempty"`
+
+	// Heartbeat is how the agent fares (agent.heartbeat).
+	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
+}
+
+// Heartbeat is how the agent fares (agent.heartbeat).
+type Heartbeat struct {
+	UptimeSeconds uint64  `json:"uptime_seconds"`        // since the agent started
+	CPUSeconds    float64 `json:"cpu_seconds"`           // user and system time since the agent started; finite
+	MemoryBytes   uint64  `json:"memory_bytes"`          // resident
+	ConfigHash    string  `json:"config_hash,omitempty"` // SHA-256 of the configuration in force, hex
+
+	// What waits on disk for the endpoint, and how much may.
+	SpoolBatches  uint64 `json:"spool_batches"`
+	SpoolEvents   uint64 `json:"spool_events"`
+	SpoolBytes    int64  `json:"spool_bytes"`
+	SpoolMaxBytes int64  `json:"spool_max_bytes"`
+
+	// The ledger since the state folder was made, in events.
+	Observed uint64 `json:"observed"`
+	Acked    uint64 `json:"acked"`
+	Lost     uint64 `json:"lost"`
+
+	// Issues are codes of what is wrong now, each at most once: "kind_unhealthy:file.open", "spool_evicting", ….
+	Issues []string `json:"issues,omitempty"`
 }
 
 // Dropped is a number of events of a kind.

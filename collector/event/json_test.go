@@ -117,6 +117,8 @@ func TestAbsentMeansUnknown(t *testing.T) {
 		{&event.Net{}, `{"family":"AF_UNSPEC"}`},
 		{&event.DNS{}, `{"family":"AF_UNSPEC","id":0}`},
 		{&event.Agent{}, `{}`},
+		{&event.Heartbeat{}, `{"uptime_seconds":0,"cpu_seconds":0,"memory_bytes":0,"spool_batches":0,"spool_events":0,` +
+			`"spool_bytes":0,"spool_max_bytes":0,"observed":0,"acked":0,"lost":0}`},
 		{&event.SetID{}, `{"call":""}`},
 		{&event.Ptrace{}, `{"request":"PTRACE_TRACEME"}`},
 		{&event.Dup{}, `{"call":"","old_fd":0,"new_fd":0,"family":"AF_UNSPEC"}`},

@@ -153,6 +153,9 @@ func shown() []event.Event {
 		{Kind: event.AgentThrottle, Container: web, Agent: &event.Agent{Phase: "start", Cgroup: "/docker/" + hostile}},
 		{Kind: event.AgentThrottle, Agent: &event.Agent{Phase: "stop", Cgroup: "/", Dropped: []event.Dropped{
 			{Kind: event.FileOpen, Count: 1200}, {Kind: event.MemoryMap, Count: 1}}}},
+		{Kind: event.AgentHeartbeat, Agent: &event.Agent{Version: "1.0", Heartbeat: &event.Heartbeat{}}},
+		{Kind: event.AgentHeartbeat, Agent: &event.Agent{Version: "1.0", Heartbeat: &event.Heartbeat{
+			Issues: []string{"events_lost", hostile}}}},
 	}
 }
 

@@ -278,7 +278,11 @@ func agentText(e *Event) string {
 			healthy++
 		}
 	}
-	return fmt.Sprintf("taskguard %s, %d of %d kinds healthy", Escape(a.Version), healthy, len(a.Sources))
+	s := fmt.Sprintf("taskguard %s, %d of %d kinds healthy", Escape(a.Version), healthy, len(a.Sources))
+	if h := a.Heartbeat; h != nil && len(h.Issues) > 0 {
+		s += ": " + Escape(strings.Join(h.Issues, ", "))
+	}
+	return s
 }
 
 func throttleText(a *Agent) string {

@@ -58,6 +58,15 @@ type Header struct {
 	Host    event.Host
 	Ledger  Ledger
 	Updates Updates
+
+	// Of a part of a sealed batch: it has the events from First on, counted from 0, of the Sealed ones. First plus its
+	// events is at most Sealed. Sealed is 0, or the number of events, when the batch is whole.
+	First, Sealed uint32
+}
+
+// Whole reports whether a batch of so many events is all that was sealed.
+func (h *Header) Whole(events int) bool {
+	return h.Sealed == 0 || h.First == 0 && uint64(events) == uint64(h.Sealed)
 }
 
 // Updates tell what was pending in an earlier batch.

@@ -204,7 +204,8 @@ func (b *Builder) Seal(dst []byte, h Header, late Late) []byte {
 	for i := range h.Updates.Digests {
 		dst = appendDigest(dst, 15, &h.Updates.Digests[i])
 	}
-	return dst
+	dst = appendUint(dst, 16, uint64(h.First))
+	return appendUint(dst, 17, uint64(h.Sealed))
 }
 
 // ref returns a string's reference, writing the string on its first use.
@@ -445,6 +446,9 @@ func appendAgent(m []byte, a *event.Agent) []byte {
 	}
 	if a.Instance != nil {
 		m = appendMessage(m, 12, appendInstance(nil, a.Instance))
+	}
+	if a.Heartbeat != nil {
+		m = appendMessage(m, 13, appendHeartbeat(nil, a.Heartbeat))
 	}
 	return m
 }

@@ -86,7 +86,11 @@ func (d *decoder) header() error {
 	if err != nil {
 		return err
 	}
+	if err := checkPart(pb); err != nil {
+		return err
+	}
 	h := &d.out.Header
+	h.First, h.Sealed = pb.FirstEvent, pb.SealedEvents
 	h.ID = ID{Agent: agent, Epoch: pb.Epoch, Sequence: pb.Sequence}
 	h.Host = event.Host{
 		InstanceID: host.GetInstanceId(), AccountID: host.GetAccountId(), Region: host.GetRegion(),
@@ -102,6 +106,18 @@ func (d *decoder) header() error {
 	}
 	for _, m := range pb.DigestUpdates {
 		h.Updates.Digests = append(h.Updates.Digests, d.fileDigest(m))
+	}
+	return nil
+}
+
+// checkPart refuses a part that is not within what was sealed.
+func checkPart(pb *batchpb.Batch) error {
+	if pb.SealedEvents == 0 && pb.FirstEvent == 0 {
+		return nil
+	}
+	end := uint64(pb.FirstEvent) + uint64(len(pb.Events))
+	if end > uint64(pb.SealedEvents) || pb.SealedEvents > MaxEvents {
+		return fmt.Errorf("events %d to %d of %d sealed ones, want at most %d", pb.FirstEvent, end, pb.SealedEvents, MaxEvents)
 	}
 	return nil
 }
@@ -157,7 +173,7 @@ func (d *decoder) process(i int, p *batchpb.Process) {
 	out, exe := &d.processes[i], d.digest(p.Digest)
 	*out = event.Process{
 		ExeDevice: exe.Version.Device, ExeInode: exe.Version.Inode, ExeVersion: exe.Version, Digest: exe.Digest,
-		PID: p.Pid, NSPID: p.NsPid, Start: p.Start,
+		Snapshot: uint64(i + 1), PID: p.Pid, NSPID: p.NsPid, Start: p.Start,
 		Name: d.str(p.Name), Exe: d.str(p.Exe), ExeDeleted: p.ExeDeleted,
 		ExeUpperLayer: p.ExeUpperLayer, ExeLength: p.ExeLength,
 		Args: event.Argv(d.str(p.Args)), ArgsLength: p.ArgsLength, ArgsMasked: p.ArgsMasked, Cwd: d.str(p.Cwd), CwdLength: p.CwdLength,
@@ -316,8 +332,8 @@ func (d *decoder) dns(m *batchpb.DNS) *event.DNS {
 
 func (d *decoder) agent(a *batchpb.Agent) *event.Agent {
 	out := &event.Agent{
-		Instance: d.instance(a.Instance),
-		Version:  a.Version, Stage: a.Stage, Cause: a.Cause, Lost: kindOf(a.Lost), Count: a.Count,
+		Instance: d.instance(a.Instance), Heartbeat: d.heartbeat(a.Heartbeat),
+		Version: a.Version, Stage: a.Stage, Cause: a.Cause, Lost: kindOf(a.Lost), Count: a.Count,
 		From: unixTime(a.From), To: unixTime(a.To), Phase: a.Phase, Cgroup: string(a.Cgroup),
 	}
 	for _, s := range a.Sources {

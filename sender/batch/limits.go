@@ -28,6 +28,9 @@ const (
 	fieldAgentDropped protowire.Number = 11
 	fieldLedgerLost   protowire.Number = 2
 
+	fieldAgentHeartbeat  protowire.Number = 13
+	fieldHeartbeatIssues protowire.Number = 12
+
 	fieldAgentInstance      protowire.Number = 12
 	fieldInstanceInterfaces protowire.Number = 7
 	fieldInstanceTags       protowire.Number = 8
@@ -105,8 +108,11 @@ func (c *counter) event(field protowire.Number, value []byte) error {
 }
 
 func (c *counter) agent(field protowire.Number, value []byte) error {
-	if field == fieldAgentInstance {
+	switch field {
+	case fieldAgentInstance:
 		return eachValue(value, c.instance)
+	case fieldAgentHeartbeat:
+		return eachValue(value, c.record(fieldHeartbeatIssues))
 	}
 	return c.record(fieldAgentSources, fieldAgentDropped)(field, value)
 }

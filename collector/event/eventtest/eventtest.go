@@ -104,6 +104,10 @@ func (m *maker) fill(v reflect.Value) {
 		v.SetBool(m.present())
 	case reflect.Int32:
 		v.SetInt(int64(int32(m.uint(32))))
+	case reflect.Int64:
+		v.SetInt(int64(m.uint(64)))
+	case reflect.Float64:
+		v.SetFloat(float64(m.uint(32)) / 4)
 	default: // package reflect panics for what is no unsigned number
 		v.SetUint(m.uint(v.Type().Bits()))
 	}

@@ -219,6 +219,11 @@ type Batch struct {
 	Digests []*Digest `protobuf:"bytes,14,rep,name=digests,proto3" json:"digests,omitempty"`
 	// Digests that were pending in an earlier batch and are known now.
 	DigestUpdates []*Digest `protobuf:"bytes,15,rep,name=digest_updates,json=digestUpdates,proto3" json:"digest_updates,omitempty"`
+	// A part of a sealed batch that was too large to be sent whole: the events from first_event on, counted from 0, of
+	// sealed_events. The parts have the identity of the batch; the one with its first event has updates and ledger.
+	// sealed_events is 0, or the number of events, in a whole batch.
+	FirstEvent    uint32 `protobuf:"varint,16,opt,name=first_event,json=firstEvent,proto3" json:"first_event,omitempty"`
+	SealedEvents  uint32 `protobuf:"varint,17,opt,name=sealed_events,json=sealedEvents,proto3" json:"sealed_events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +361,20 @@ func (x *Batch) GetDigestUpdates() []*Digest {
 		return x.DigestUpdates
 	}
 	return nil
+}
+
+func (x *Batch) GetFirstEvent() uint32 {
+	if x != nil {
+		return x.FirstEvent
+	}
+	return 0
+}
+
+func (x *Batch) GetSealedEvents() uint32 {
+	if x != nil {
+		return x.SealedEvents
+	}
+	return 0
 }
 
 // A digest of a version of a file, which the first four fields identify; without them it is a recorded event's.
@@ -2484,6 +2503,7 @@ type Agent struct {
 	Cgroup        []byte                 `protobuf:"bytes,10,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	Dropped       []*Dropped             `protobuf:"bytes,11,rep,name=dropped,proto3" json:"dropped,omitempty"`
 	Instance      *Instance              `protobuf:"bytes,12,opt,name=instance,proto3" json:"instance,omitempty"`
+	Heartbeat     *Heartbeat             `protobuf:"bytes,13,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2602,6 +2622,145 @@ func (x *Agent) GetInstance() *Instance {
 	return nil
 }
 
+func (x *Agent) GetHeartbeat() *Heartbeat {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return nil
+}
+
+type Heartbeat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UptimeSeconds uint64                 `protobuf:"varint,1,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
+	CpuSeconds    float64                `protobuf:"fixed64,2,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"` // finite
+	MemoryBytes   uint64                 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	ConfigHash    string                 `protobuf:"bytes,4,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"` // hex
+	SpoolBatches  uint64                 `protobuf:"varint,5,opt,name=spool_batches,json=spoolBatches,proto3" json:"spool_batches,omitempty"`
+	SpoolEvents   uint64                 `protobuf:"varint,6,opt,name=spool_events,json=spoolEvents,proto3" json:"spool_events,omitempty"`
+	SpoolBytes    int64                  `protobuf:"varint,7,opt,name=spool_bytes,json=spoolBytes,proto3" json:"spool_bytes,omitempty"`
+	SpoolMaxBytes int64                  `protobuf:"varint,8,opt,name=spool_max_bytes,json=spoolMaxBytes,proto3" json:"spool_max_bytes,omitempty"`
+	Observed      uint64                 `protobuf:"varint,9,opt,name=observed,proto3" json:"observed,omitempty"`
+	Acked         uint64                 `protobuf:"varint,10,opt,name=acked,proto3" json:"acked,omitempty"`
+	Lost          uint64                 `protobuf:"varint,11,opt,name=lost,proto3" json:"lost,omitempty"`
+	Issues        []string               `protobuf:"bytes,12,rep,name=issues,proto3" json:"issues,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Heartbeat) Reset() {
+	*x = Heartbeat{}
+	mi := &file_batch_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Heartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Heartbeat) ProtoMessage() {}
+
+func (x *Heartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_batch_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
+func (*Heartbeat) Descriptor() ([]byte, []int) {
+	return file_batch_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Heartbeat) GetUptimeSeconds() uint64 {
+	if x != nil {
+		return x.UptimeSeconds
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetCpuSeconds() float64 {
+	if x != nil {
+		return x.CpuSeconds
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetConfigHash() string {
+	if x != nil {
+		return x.ConfigHash
+	}
+	return ""
+}
+
+func (x *Heartbeat) GetSpoolBatches() uint64 {
+	if x != nil {
+		return x.SpoolBatches
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetSpoolEvents() uint64 {
+	if x != nil {
+		return x.SpoolEvents
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetSpoolBytes() int64 {
+	if x != nil {
+		return x.SpoolBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetSpoolMaxBytes() int64 {
+	if x != nil {
+		return x.SpoolMaxBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetObserved() uint64 {
+	if x != nil {
+		return x.Observed
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetAcked() uint64 {
+	if x != nil {
+		return x.Acked
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetIssues() []string {
+	if x != nil {
+		return x.Issues
+	}
+	return nil
+}
+
 type Instance struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	Type                 []byte                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
@@ -2625,7 +2784,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2796,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[21]
+	mi := &file_batch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2809,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{21}
+	return file_batch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Instance) GetType() []byte {
@@ -2774,7 +2933,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2945,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[22]
+	mi := &file_batch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2958,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{22}
+	return file_batch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Interface) GetId() []byte {
@@ -2868,7 +3027,7 @@ type Dropped struct {
 
 func (x *Dropped) Reset() {
 	*x = Dropped{}
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +3039,7 @@ func (x *Dropped) String() string {
 func (*Dropped) ProtoMessage() {}
 
 func (x *Dropped) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[23]
+	mi := &file_batch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +3052,7 @@ func (x *Dropped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dropped.ProtoReflect.Descriptor instead.
 func (*Dropped) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{23}
+	return file_batch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Dropped) GetKind() Kind {
@@ -2922,7 +3081,7 @@ type SourceState struct {
 
 func (x *SourceState) Reset() {
 	*x = SourceState{}
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3093,7 @@ func (x *SourceState) String() string {
 func (*SourceState) ProtoMessage() {}
 
 func (x *SourceState) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[24]
+	mi := &file_batch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3106,7 @@ func (x *SourceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceState.ProtoReflect.Descriptor instead.
 func (*SourceState) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{24}
+	return file_batch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SourceState) GetKind() Kind {
@@ -2995,7 +3154,7 @@ type SetID struct {
 
 func (x *SetID) Reset() {
 	*x = SetID{}
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3166,7 @@ func (x *SetID) String() string {
 func (*SetID) ProtoMessage() {}
 
 func (x *SetID) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[25]
+	mi := &file_batch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3179,7 @@ func (x *SetID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetID.ProtoReflect.Descriptor instead.
 func (*SetID) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{25}
+	return file_batch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetID) GetCall() uint32 {
@@ -3096,7 +3255,7 @@ type Ptrace struct {
 
 func (x *Ptrace) Reset() {
 	*x = Ptrace{}
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3267,7 @@ func (x *Ptrace) String() string {
 func (*Ptrace) ProtoMessage() {}
 
 func (x *Ptrace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[26]
+	mi := &file_batch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3280,7 @@ func (x *Ptrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ptrace.ProtoReflect.Descriptor instead.
 func (*Ptrace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{26}
+	return file_batch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ptrace) GetRequest() uint32 {
@@ -3151,7 +3310,7 @@ type Dup struct {
 
 func (x *Dup) Reset() {
 	*x = Dup{}
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3322,7 @@ func (x *Dup) String() string {
 func (*Dup) ProtoMessage() {}
 
 func (x *Dup) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[27]
+	mi := &file_batch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3335,7 @@ func (x *Dup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dup.ProtoReflect.Descriptor instead.
 func (*Dup) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{27}
+	return file_batch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Dup) GetSocket() *Socket {
@@ -3225,7 +3384,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3237,7 +3396,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[28]
+	mi := &file_batch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,7 +3409,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{28}
+	return file_batch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Namespace) GetCall() uint32 {
@@ -3290,7 +3449,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3461,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[29]
+	mi := &file_batch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3474,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{29}
+	return file_batch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Mount) GetCall() uint32 {
@@ -3400,7 +3559,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3571,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[30]
+	mi := &file_batch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3584,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{30}
+	return file_batch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Memory) GetAddress() uint64 {
@@ -3572,7 +3731,7 @@ type Module struct {
 
 func (x *Module) Reset() {
 	*x = Module{}
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3743,7 @@ func (x *Module) String() string {
 func (*Module) ProtoMessage() {}
 
 func (x *Module) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[31]
+	mi := &file_batch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3756,7 @@ func (x *Module) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Module.ProtoReflect.Descriptor instead.
 func (*Module) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{31}
+	return file_batch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Module) GetCall() uint32 {
@@ -3683,7 +3842,7 @@ type BPF struct {
 
 func (x *BPF) Reset() {
 	*x = BPF{}
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3695,7 +3854,7 @@ func (x *BPF) String() string {
 func (*BPF) ProtoMessage() {}
 
 func (x *BPF) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[32]
+	mi := &file_batch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3708,7 +3867,7 @@ func (x *BPF) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPF.ProtoReflect.Descriptor instead.
 func (*BPF) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{32}
+	return file_batch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BPF) GetType() uint32 {
@@ -3757,7 +3916,7 @@ type IOUring struct {
 
 func (x *IOUring) Reset() {
 	*x = IOUring{}
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3928,7 @@ func (x *IOUring) String() string {
 func (*IOUring) ProtoMessage() {}
 
 func (x *IOUring) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[33]
+	mi := &file_batch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3941,7 @@ func (x *IOUring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOUring.ProtoReflect.Descriptor instead.
 func (*IOUring) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{33}
+	return file_batch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *IOUring) GetEntries() uint32 {
@@ -3820,7 +3979,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3832,7 +3991,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[34]
+	mi := &file_batch_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3845,7 +4004,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{34}
+	return file_batch_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Exec) GetExecId() uint32 {
@@ -3902,7 +4061,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_batch_proto_msgTypes[35]
+	mi := &file_batch_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3914,7 +4073,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[35]
+	mi := &file_batch_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3927,7 +4086,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{35}
+	return file_batch_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Stop) GetExitCode() uint64 {
@@ -3968,7 +4127,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_batch_proto_msgTypes[36]
+	mi := &file_batch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4139,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[36]
+	mi := &file_batch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4152,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{36}
+	return file_batch_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Ledger) GetObserved() uint64 {
@@ -4022,7 +4181,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_batch_proto_msgTypes[37]
+	mi := &file_batch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +4193,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_batch_proto_msgTypes[37]
+	mi := &file_batch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +4206,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_batch_proto_rawDescGZIP(), []int{37}
+	return file_batch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Loss) GetStage() string {
@@ -4082,7 +4241,7 @@ var File_batch_proto protoreflect.FileDescriptor
 
 const file_batch_proto_rawDesc = "" +
 	"\n" +
-	"\vbatch.proto\x12\ftaskguard.v1\"\xef\x04\n" +
+	"\vbatch.proto\x12\ftaskguard.v1\"\xb5\x05\n" +
 	"\x05Batch\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\fR\aagentId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
@@ -4101,7 +4260,10 @@ const file_batch_proto_rawDesc = "" +
 	"\x05users\x18\f \x03(\v2\x15.taskguard.v1.AccountR\x05users\x12-\n" +
 	"\x06groups\x18\r \x03(\v2\x15.taskguard.v1.AccountR\x06groups\x12.\n" +
 	"\adigests\x18\x0e \x03(\v2\x14.taskguard.v1.DigestR\adigests\x12;\n" +
-	"\x0edigest_updates\x18\x0f \x03(\v2\x14.taskguard.v1.DigestR\rdigestUpdates\"\xaf\x01\n" +
+	"\x0edigest_updates\x18\x0f \x03(\v2\x14.taskguard.v1.DigestR\rdigestUpdates\x12\x1f\n" +
+	"\vfirst_event\x18\x10 \x01(\rR\n" +
+	"firstEvent\x12#\n" +
+	"\rsealed_events\x18\x11 \x01(\rR\fsealedEvents\"\xaf\x01\n" +
 	"\x06Digest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\rR\x06device\x12\x14\n" +
 	"\x05inode\x18\x02 \x01(\x04R\x05inode\x12\x12\n" +
@@ -4334,7 +4496,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\rR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\rR\x04type\x12\x10\n" +
 	"\x03ttl\x18\x03 \x01(\rR\x03ttl\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\rR\x04data\"\xf7\x02\n" +
+	"\x04data\x18\x04 \x01(\rR\x04data\"\xae\x03\n" +
 	"\x05Agent\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05stage\x18\x02 \x01(\tR\x05stage\x12\x14\n" +
@@ -4348,7 +4510,25 @@ const file_batch_proto_rawDesc = "" +
 	"\x06cgroup\x18\n" +
 	" \x01(\fR\x06cgroup\x12/\n" +
 	"\adropped\x18\v \x03(\v2\x15.taskguard.v1.DroppedR\adropped\x122\n" +
-	"\binstance\x18\f \x01(\v2\x16.taskguard.v1.InstanceR\binstance\"\xa5\x04\n" +
+	"\binstance\x18\f \x01(\v2\x16.taskguard.v1.InstanceR\binstance\x125\n" +
+	"\theartbeat\x18\r \x01(\v2\x17.taskguard.v1.HeartbeatR\theartbeat\"\x86\x03\n" +
+	"\tHeartbeat\x12%\n" +
+	"\x0euptime_seconds\x18\x01 \x01(\x04R\ruptimeSeconds\x12\x1f\n" +
+	"\vcpu_seconds\x18\x02 \x01(\x01R\n" +
+	"cpuSeconds\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\x12\x1f\n" +
+	"\vconfig_hash\x18\x04 \x01(\tR\n" +
+	"configHash\x12#\n" +
+	"\rspool_batches\x18\x05 \x01(\x04R\fspoolBatches\x12!\n" +
+	"\fspool_events\x18\x06 \x01(\x04R\vspoolEvents\x12\x1f\n" +
+	"\vspool_bytes\x18\a \x01(\x03R\n" +
+	"spoolBytes\x12&\n" +
+	"\x0fspool_max_bytes\x18\b \x01(\x03R\rspoolMaxBytes\x12\x1a\n" +
+	"\bobserved\x18\t \x01(\x04R\bobserved\x12\x14\n" +
+	"\x05acked\x18\n" +
+	" \x01(\x04R\x05acked\x12\x12\n" +
+	"\x04lost\x18\v \x01(\x04R\x04lost\x12\x16\n" +
+	"\x06issues\x18\f \x03(\tR\x06issues\"\xa5\x04\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\fR\x04type\x12\x19\n" +
 	"\bimage_id\x18\x02 \x01(\fR\aimageId\x12+\n" +
@@ -4571,7 +4751,7 @@ func file_batch_proto_rawDescGZIP() []byte {
 }
 
 var file_batch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_batch_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_batch_proto_goTypes = []any{
 	(Kind)(0),              // 0: taskguard.v1.Kind
 	(*Batch)(nil),          // 1: taskguard.v1.Batch
@@ -4595,23 +4775,24 @@ var file_batch_proto_goTypes = []any{
 	(*Question)(nil),       // 19: taskguard.v1.Question
 	(*Answer)(nil),         // 20: taskguard.v1.Answer
 	(*Agent)(nil),          // 21: taskguard.v1.Agent
-	(*Instance)(nil),       // 22: taskguard.v1.Instance
-	(*Interface)(nil),      // 23: taskguard.v1.Interface
-	(*Dropped)(nil),        // 24: taskguard.v1.Dropped
-	(*SourceState)(nil),    // 25: taskguard.v1.SourceState
-	(*SetID)(nil),          // 26: taskguard.v1.SetID
-	(*Ptrace)(nil),         // 27: taskguard.v1.Ptrace
-	(*Dup)(nil),            // 28: taskguard.v1.Dup
-	(*Namespace)(nil),      // 29: taskguard.v1.Namespace
-	(*Mount)(nil),          // 30: taskguard.v1.Mount
-	(*Memory)(nil),         // 31: taskguard.v1.Memory
-	(*Module)(nil),         // 32: taskguard.v1.Module
-	(*BPF)(nil),            // 33: taskguard.v1.BPF
-	(*IOUring)(nil),        // 34: taskguard.v1.IOUring
-	(*Exec)(nil),           // 35: taskguard.v1.Exec
-	(*Stop)(nil),           // 36: taskguard.v1.Stop
-	(*Ledger)(nil),         // 37: taskguard.v1.Ledger
-	(*Loss)(nil),           // 38: taskguard.v1.Loss
+	(*Heartbeat)(nil),      // 22: taskguard.v1.Heartbeat
+	(*Instance)(nil),       // 23: taskguard.v1.Instance
+	(*Interface)(nil),      // 24: taskguard.v1.Interface
+	(*Dropped)(nil),        // 25: taskguard.v1.Dropped
+	(*SourceState)(nil),    // 26: taskguard.v1.SourceState
+	(*SetID)(nil),          // 27: taskguard.v1.SetID
+	(*Ptrace)(nil),         // 28: taskguard.v1.Ptrace
+	(*Dup)(nil),            // 29: taskguard.v1.Dup
+	(*Namespace)(nil),      // 30: taskguard.v1.Namespace
+	(*Mount)(nil),          // 31: taskguard.v1.Mount
+	(*Memory)(nil),         // 32: taskguard.v1.Memory
+	(*Module)(nil),         // 33: taskguard.v1.Module
+	(*BPF)(nil),            // 34: taskguard.v1.BPF
+	(*IOUring)(nil),        // 35: taskguard.v1.IOUring
+	(*Exec)(nil),           // 36: taskguard.v1.Exec
+	(*Stop)(nil),           // 37: taskguard.v1.Stop
+	(*Ledger)(nil),         // 38: taskguard.v1.Ledger
+	(*Loss)(nil),           // 39: taskguard.v1.Loss
 }
 var file_batch_proto_depIdxs = []int32{
 	4,  // 0: taskguard.v1.Batch.host:type_name -> taskguard.v1.Host
@@ -4619,7 +4800,7 @@ var file_batch_proto_depIdxs = []int32{
 	13, // 2: taskguard.v1.Batch.processes:type_name -> taskguard.v1.Process
 	14, // 3: taskguard.v1.Batch.events:type_name -> taskguard.v1.Event
 	5,  // 4: taskguard.v1.Batch.updates:type_name -> taskguard.v1.Container
-	37, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
+	38, // 5: taskguard.v1.Batch.ledger:type_name -> taskguard.v1.Ledger
 	3,  // 6: taskguard.v1.Batch.users:type_name -> taskguard.v1.Account
 	3,  // 7: taskguard.v1.Batch.groups:type_name -> taskguard.v1.Account
 	2,  // 8: taskguard.v1.Batch.digests:type_name -> taskguard.v1.Digest
@@ -4637,37 +4818,38 @@ var file_batch_proto_depIdxs = []int32{
 	17, // 20: taskguard.v1.Event.net:type_name -> taskguard.v1.Net
 	18, // 21: taskguard.v1.Event.dns:type_name -> taskguard.v1.DNS
 	21, // 22: taskguard.v1.Event.agent:type_name -> taskguard.v1.Agent
-	26, // 23: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
-	27, // 24: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
-	28, // 25: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
-	29, // 26: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
-	30, // 27: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
-	31, // 28: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
-	32, // 29: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
-	33, // 30: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
-	34, // 31: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
-	35, // 32: taskguard.v1.Event.exec:type_name -> taskguard.v1.Exec
-	36, // 33: taskguard.v1.Event.stop:type_name -> taskguard.v1.Stop
+	27, // 23: taskguard.v1.Event.setid:type_name -> taskguard.v1.SetID
+	28, // 24: taskguard.v1.Event.ptrace:type_name -> taskguard.v1.Ptrace
+	29, // 25: taskguard.v1.Event.dup:type_name -> taskguard.v1.Dup
+	30, // 26: taskguard.v1.Event.namespace:type_name -> taskguard.v1.Namespace
+	31, // 27: taskguard.v1.Event.fs:type_name -> taskguard.v1.Mount
+	32, // 28: taskguard.v1.Event.memory:type_name -> taskguard.v1.Memory
+	33, // 29: taskguard.v1.Event.module:type_name -> taskguard.v1.Module
+	34, // 30: taskguard.v1.Event.bpf:type_name -> taskguard.v1.BPF
+	35, // 31: taskguard.v1.Event.iouring:type_name -> taskguard.v1.IOUring
+	36, // 32: taskguard.v1.Event.exec:type_name -> taskguard.v1.Exec
+	37, // 33: taskguard.v1.Event.stop:type_name -> taskguard.v1.Stop
 	16, // 34: taskguard.v1.Net.socket:type_name -> taskguard.v1.Socket
 	16, // 35: taskguard.v1.DNS.socket:type_name -> taskguard.v1.Socket
 	19, // 36: taskguard.v1.DNS.questions:type_name -> taskguard.v1.Question
 	20, // 37: taskguard.v1.DNS.answers:type_name -> taskguard.v1.Answer
 	0,  // 38: taskguard.v1.Agent.lost:type_name -> taskguard.v1.Kind
-	25, // 39: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
-	24, // 40: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
-	22, // 41: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
-	23, // 42: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
-	6,  // 43: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
-	0,  // 44: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
-	0,  // 45: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
-	16, // 46: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
-	38, // 47: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
-	0,  // 48: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	26, // 39: taskguard.v1.Agent.sources:type_name -> taskguard.v1.SourceState
+	25, // 40: taskguard.v1.Agent.dropped:type_name -> taskguard.v1.Dropped
+	23, // 41: taskguard.v1.Agent.instance:type_name -> taskguard.v1.Instance
+	22, // 42: taskguard.v1.Agent.heartbeat:type_name -> taskguard.v1.Heartbeat
+	24, // 43: taskguard.v1.Instance.interfaces:type_name -> taskguard.v1.Interface
+	6,  // 44: taskguard.v1.Instance.tags:type_name -> taskguard.v1.Tag
+	0,  // 45: taskguard.v1.Dropped.kind:type_name -> taskguard.v1.Kind
+	0,  // 46: taskguard.v1.SourceState.kind:type_name -> taskguard.v1.Kind
+	16, // 47: taskguard.v1.Dup.socket:type_name -> taskguard.v1.Socket
+	39, // 48: taskguard.v1.Ledger.lost:type_name -> taskguard.v1.Loss
+	0,  // 49: taskguard.v1.Loss.kind:type_name -> taskguard.v1.Kind
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_batch_proto_init() }
@@ -4681,7 +4863,7 @@ func file_batch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_batch_proto_rawDesc), len(file_batch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
