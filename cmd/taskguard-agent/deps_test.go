@@ -82,7 +82,7 @@ func rules() map[string]rule {
 				"cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/stream", "collector/event",
 				"sender/batch",
 			},
-			other: []string{"github.com/spf13/cobra", "golang.org/x/term"},
+			other: []string{"github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},
 		},
 		"cmd/taskguard-endpoint/internal/ingest": {
 			own:   []string{"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},

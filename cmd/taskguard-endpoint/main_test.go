@@ -44,6 +44,7 @@ func child(args ...string) *exec.Cmd {
 type endpoint struct {
 	data   string
 	url    string
+	logged []string // up to when it listened
 	client *http.Client
 	stop   context.CancelFunc
 	ended  chan error
@@ -71,12 +72,11 @@ func (e *endpoint) connect(t *testing.T, stderr io.Reader) {
 	t.Helper()
 	lines := bufio.NewScanner(stderr)
 	listening := regexp.MustCompile(`msg=listening addr=(\S+)`)
-	var logged []string
 	for e.url == "" {
 		if !lines.Scan() {
-			t.Fatalf("serve ended: %v\n%s", lines.Err(), strings.Join(logged, "\n"))
+			t.Fatalf("serve ended: %v\n%s", lines.Err(), strings.Join(e.logged, "\n"))
 		}
-		logged = append(logged, lines.Text())
+		e.logged = append(e.logged, lines.Text())
 		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
 			e.url = "https://" + found[1]
 		}
@@ -214,6 +214,7 @@ func TestUsageErrors(t *testing.T) {
 		{"serve --data DIR --tls-self-signed --max-bytes 10QB", "10GiB"},
 		{"serve --data DIR --tls-self-signed --max-bytes 1MiB", "want at least 16MiB"},
 		{"serve --data DIR --tls-self-signed --retention 1s", "want at least 1m"},
+		{"serve --data DIR --tls-self-signed --drain-delay 1h", "want 0 to 1m"},
 		{"serve --data DIR --tls-self-signed --host=", "--host is empty"},
 		{"serve --data DIR --tls-self-signed --log-level loud", "log-level"},
 		{"serve --nonsense", "unknown flag"},
@@ -249,6 +250,7 @@ func TestOtherErrors(t *testing.T) {
 		{"events --data " + hidden, "is serve starting or stopping?"},
 		{"serve --tls-self-signed --listen 127.0.0.1:0 --data " + data, "in use by another process"},
 		{"serve --tls-self-signed --listen 256.0.0.1:0 --data " + t.TempDir(), "listen for agents"},
+		{"serve --tls-self-signed --listen 127.0.0.1:0 --metrics-listen 256.0.0.1:0 --data " + t.TempDir(), "listen for metrics"},
 	} {
 		_, err := command(t, strings.Fields(c.args)...)
 		if err == nil || exitCode(err) != 1 || !strings.Contains(err.Error(), c.want) {

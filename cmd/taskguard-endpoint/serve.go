@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,9 +19,10 @@ import (
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
-// Limits of the agents' side. An agent sends one batch a second at most over one connection.
+// Limits of the agents' side. An agent sends one batch a second over one connection, unless it catches up.
 const (
 	maxConns      = 4096
+	maxStreams    = 16 // of a connection, that is HTTP/2 requests at once; an agent has 4
 	headerTimeout = 10 * time.Second
 	readTimeout   = 30 * time.Second // a whole request
 	writeTimeout  = 60 * time.Second // the request and its answer
@@ -46,6 +46,8 @@ type serveConfig struct {
 	hosts      []string
 	maxBytes   byteSize
 	retention  time.Duration
+	metrics    string        // address; empty: off
+	drainDelay time.Duration // between saying that serve stops and stopping to accept
 	logLevel   slog.Level
 
 	readTimeout time.Duration // 0 means the constant; tests of slow clients set it
@@ -76,6 +78,10 @@ func newServeCommand() *cobra.Command {
 		"names and addresses in the self-signed certificate")
 	f.Var(&c.maxBytes, "max-bytes", "bytes of batches to keep; the oldest are discarded")
 	f.DurationVar(&c.retention, "retention", 0, "age at which batches are discarded, such as 720h; 0 is never")
+	f.StringVar(&c.metrics, "metrics-listen", "",
+		"local address for GET /metrics, /healthz and /readyz by plain HTTP, such as 127.0.0.1:9464; off when empty")
+	f.DurationVar(&c.drainDelay, "drain-delay", 0,
+		"how long /readyz answers 503 before serve stops to accept, for a load balancer to see it")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd
 }
@@ -92,6 +98,8 @@ func (c *serveConfig) validate() error {
 		return usagef("--host is empty: want the names that agents will use")
 	case c.maxBytes < minMaxBytes:
 		return usagef("--max-bytes %s: want at least %s", c.maxBytes, minMaxBytes)
+	case c.drainDelay < 0 || c.drainDelay > time.Minute:
+		return usagef("--drain-delay %s: want 0 to 1m", c.drainDelay)
 	case c.retention != 0 && c.retention < time.Minute:
 		return usagef("--retention %s: want at least 1m, or 0 for ever", c.retention)
 	}
@@ -101,68 +109,115 @@ func (c *serveConfig) validate() error {
 // serve receives until ctx is done; then it ends what it has begun and returns nil.
 func serve(ctx context.Context, c serveConfig, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.logLevel}))
+	s := newServing(log)
+	defer s.stop()
+	if err := c.start(ctx, s); err != nil {
+		return err
+	}
+	return s.wait(ctx)
+}
+
+// start starts all parts, those that agents talk to last.
+func (c *serveConfig) start(ctx context.Context, s *serving) error {
 	if err := os.MkdirAll(c.data, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
-	certificate, err := c.certificate()
+	certificate, err := c.certificate(s.log)
 	if err != nil {
 		return err
 	}
-	store, err := stream.Open(ctx, stream.Config{
-		Dir: c.data, MaxBytes: int64(c.maxBytes), MaxAge: c.retention, Logger: log,
+	store, err := c.startStream(ctx, s)
+	if err != nil {
+		return err
+	}
+	handler, err := ingest.New(ingest.Config{
+		Store: store, Version: endpointVersion(), Ready: ready(store), Logger: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	defer store.Close()
-	handler, err := ingest.New(ingest.Config{Store: store, Version: endpointVersion(), Logger: log})
+	local, err := listenLocal(c.data, store, handler, s.log)
 	if err != nil {
 		return err
 	}
-	agents, err := listenAgents(c, certificate, log, handler)
+	s.start("local socket", local.serve, func() { local.end(0) }) // readers may follow for ever
+	metrics, err := newMetrics(store, handler)
 	if err != nil {
 		return err
 	}
-	defer agents.close()
-	local, err := listenLocal(c.data, store, handler, log)
+	if c.metrics != "" {
+		scraped, err := listenMetrics(c.metrics, metrics, handler, s.log)
+		if err != nil {
+			return err
+		}
+		s.start("metrics", scraped.serve, func() { scraped.end(0) })
+	}
+	agents, err := listenAgents(*c, certificate, s.log, metrics.timed(handler))
 	if err != nil {
 		return err
 	}
-	defer local.close()
-	return serveBoth(ctx, agents, local, store.Failed(), log)
+	s.start("agents", agents.serve, func() { c.drain(handler, agents) })
+	s.log.Info("listening", "addr", agents.net.Addr(), "data", c.data)
+	return nil
 }
 
-func (c *serveConfig) certificate() (tls.Certificate, error) {
-	if c.selfSigned {
-		return selfSigned(filepath.Join(c.data, "tls"), c.hosts, time.Now())
-	}
-	certificate, err := tls.LoadX509KeyPair(c.cert, c.key)
+// startStream opens the log. It is closed when all that use it have ended.
+func (c *serveConfig) startStream(ctx context.Context, s *serving) (*stream.Store, error) {
+	store, err := stream.Open(ctx, stream.Config{
+		Dir: c.data, MaxBytes: int64(c.maxBytes), MaxAge: c.retention, Logger: s.log,
+	})
 	if err != nil {
-		return tls.Certificate{}, usagef("load certificate: %w", err)
+		return nil, err
 	}
-	return certificate, nil
+	ended := make(chan struct{})
+	s.start("stream", func() error { return untilFailed(store.Failed(), ended) }, func() {
+		close(ended)
+		store.Close()
+	})
+	return store, nil
 }
 
-// serveBoth serves agents and local readers until ctx is done, or one of them or the store fails.
-func serveBoth(ctx context.Context, agents, local *listener, storeFailed <-chan struct{}, log *slog.Logger) error {
-	ended := make(chan error, 2)
-	var running sync.WaitGroup
-	running.Go(func() { ended <- agents.serve() })
-	running.Go(func() { ended <- local.serve() })
-	log.Info("listening", "addr", agents.net.Addr(), "data", filepath.Dir(local.file))
-
-	var err error
+// untilFailed waits until the log has failed, or is no longer used.
+func untilFailed(failed, ended <-chan struct{}) error {
 	select {
-	case <-ctx.Done():
-		log.Info("stopping")
-	case err = <-ended:
-	case <-storeFailed:
-		err = errors.New("the log can store no more, see above: repair the disk and start again")
+	case <-failed:
+		return errLogFailed
+	case <-ended:
+		return nil
 	}
-	local.shutdown(0) // readers may follow for ever
-	agents.shutdown(stopTimeout)
-	running.Wait()
-	return err
+}
+
+var errLogFailed = errors.New("the log can store no more, see above: repair the disk and start again")
+
+// ready returns what says why store cannot store.
+func ready(store *stream.Store) func() error {
+	return func() error {
+		select {
+		case <-store.Failed():
+			return errLogFailed
+		default:
+			return nil
+		}
+	}
+}
+
+// drain tells load balancers, gives them some time to look, and then lets the requests that run end.
+func (c *serveConfig) drain(handler *ingest.Handler, agents *listener) {
+	handler.Drain()
+	time.Sleep(c.drainDelay)
+	agents.end(stopTimeout)
+}
+
+// certificate returns what gives the certificate for each handshake.
+func (c *serveConfig) certificate(log *slog.Logger) (*certificateFiles, error) {
+	if !c.selfSigned {
+		return openCertificate(c.cert, c.key, certificateEvery, log)
+	}
+	certificate, err := selfSigned(filepath.Join(c.data, "tls"), c.hosts, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &certificateFiles{current: &certificate, every: 1<<63 - 1, looked: time.Now()}, nil
 }
 
 // listener is an HTTP server, the socket it listens on, and the file by which it is found.
@@ -174,7 +229,7 @@ type listener struct {
 }
 
 func listenAgents(
-	c serveConfig, certificate tls.Certificate, log *slog.Logger, handler http.Handler,
+	c serveConfig, certificate *certificateFiles, log *slog.Logger, handler http.Handler,
 ) (*listener, error) {
 	if c.readTimeout == 0 {
 		c.readTimeout = readTimeout
@@ -186,7 +241,8 @@ func listenAgents(
 	l := newListener(handler, plain, filepath.Join(c.data, addressFile))
 	l.http.ReadHeaderTimeout, l.http.ReadTimeout = min(headerTimeout, c.readTimeout), c.readTimeout
 	l.http.WriteTimeout = writeTimeout
-	l.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	l.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+	l.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
 	// Failed handshakes, of which the other side chooses the number.
 	l.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	l.net = limitConns(plain, maxConns)
@@ -259,10 +315,18 @@ func (l *listener) shutdown(patience time.Duration) {
 	}
 }
 
+// end ends serve and frees what the listener holds.
+func (l *listener) end(patience time.Duration) {
+	l.shutdown(patience)
+	l.close()
+}
+
 // close frees what the listener holds.
 func (l *listener) close() {
 	l.cancel()
 	l.http.Close()
 	l.net.Close()
-	os.Remove(l.file)
+	if l.file != "" {
+		os.Remove(l.file)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
-	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/scripts/leaktest"
 	"github.com/taskguard/taskguard/sender/batch"
@@ -263,34 +260,23 @@ func TestStopFinishesRunningRequests(t *testing.T) {
 	equal(t, "stored", countEvents(t, e.data), counts{"process.exec": 1})
 }
 
-func TestServeEndsWhenTheLogFails(t *testing.T) {
-	data := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
-	store, err := stream.Open(t.Context(), stream.Config{Dir: data})
-	if err != nil {
-		t.Fatal(err)
+// While serve drains, load balancers are told to go elsewhere and batches are still taken.
+func TestDrain(t *testing.T) {
+	e := startServe(t, t.TempDir(), "--drain-delay", "3s")
+	m := newMaker(t, 1)
+	e.mustPost(t, m.next(nil, exec1("a", nil)), "stored")
+	e.stop()
+	for code := 200; code != 503; {
+		answer, err := e.client.Get(e.url + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		code = answer.StatusCode
 	}
-	defer store.Close()
-	handler, err := ingest.New(ingest.Config{Store: store})
-	if err != nil {
-		t.Fatal(err)
-	}
-	agents, err := listenAgents(serveConfig{listen: "127.0.0.1:0", data: data}, tls.Certificate{}, log, handler)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer agents.close()
-	local, err := listenLocal(data, store, handler, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer local.close()
-	failed := make(chan struct{})
-	close(failed)
-	err = serveBoth(t.Context(), agents, local, failed, log)
-	if err == nil || exitCode(err) != 1 || !strings.Contains(err.Error(), "repair the disk") {
-		t.Errorf("got %v, want exit 1 and the remedy", err)
-	}
+	e.mustPost(t, m.next(nil, exec1("a", nil)), "stored")
+	e.close(t)
+	equal(t, "stored", countEvents(t, e.data), counts{"process.exec": 2})
 }
 
 func TestAddressFileAndModes(t *testing.T) {
