@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/taskguard/taskguard/cmd/internal/settings"
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -87,7 +88,7 @@ func (c *eventsConfig) run(cmd *cobra.Command) error {
 	if _, err := parseKinds(c.kinds); err != nil {
 		return usageError{err}
 	}
-	maxBytes, err := parseBytes(c.maxBytes)
+	maxBytes, err := settings.ParseBytes(c.maxBytes)
 	if err != nil || maxBytes <= 0 {
 		return usageError{fmt.Errorf("--max-bytes %q: want a size, such as 64MiB", c.maxBytes)}
 	}

@@ -26,10 +26,10 @@ func TestPackagedConfigIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range settings() {
-		key := s.key[strings.LastIndex(s.key, ".")+1:]
+	for _, s := range allSettings() {
+		key := s.Key[strings.LastIndex(s.Key, ".")+1:]
 		if !strings.Contains(string(text), key+":") {
-			t.Errorf("packaged file lacks %s", s.key)
+			t.Errorf("packaged file lacks %s", s.Key)
 		}
 	}
 }

@@ -67,13 +67,15 @@ func rules() map[string]rule {
 			other: []string{"github.com/aws/aws-sdk-go-v2", "golang.org/x/net"},
 		},
 
+		"cmd/internal/settings": {other: []string{"go.yaml.in/yaml/v3"}},
 		"cmd/taskguard-agent": {
 			own: []string{
+				"cmd/internal/settings",
 				"collector", "collector/audit", "collector/container", "collector/ebpf", "collector/event", "collector/hash",
 				"collector/host", "collector/process", "collector/replay", "collector/secret", "sender", "sender/batch", "sender/https", "sender/spool",
 			},
 			other: []string{
-				"github.com/coreos/go-systemd/v22", "github.com/spf13/cobra", "go.yaml.in/yaml/v3", "golang.org/x/term",
+				"github.com/coreos/go-systemd/v22", "github.com/spf13/cobra", "golang.org/x/term",
 				"golang.org/x/sys/unix",
 			},
 		},
