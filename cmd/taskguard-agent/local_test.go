@@ -39,7 +39,7 @@ func startLocal(t *testing.T) *agent {
 	cfg.Socket = filepath.Join(cfg.StateDir, "run", "agent.sock")
 	cfg.EndpointURL = "https://endpoint.example"
 	a := &agent{
-		cfg: cfg, log: log, started: time.Now(), state: &state{Agent: event.ID{7}}, recent: newRecent(),
+		cfg: cfg, log: log, started: time.Now(), state: &state{Agent: event.ID{7}}, recent: newRecent(), vitals: new(vitals),
 		sources: &sources{coverage: newCoverage(cfg.Events)},
 	}
 	a.sources.auditRefused = errors.New("no permission")

@@ -31,6 +31,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, a *agent) {
 			if r.reload(a.sources.coverage) {
 				a.selfTest.soon()
 			}
+			a.vitals.inForce(r.current)
 			notify(r.log, daemon.SdNotifyReady)
 		}
 	}

@@ -97,7 +97,7 @@ func TestReloadNotifies(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", path)
 	log := slog.New(slog.DiscardHandler)
 	c := newCoverage(ebpf.Settings{})
-	a := &agent{sources: &sources{coverage: c}, selfTest: newSelfTest(c, nil, log)}
+	a := &agent{sources: &sources{coverage: c}, selfTest: newSelfTest(c, nil, log), vitals: new(vitals)}
 	r := &reloader{
 		level: new(slog.LevelVar), log: log, current: defaultConfig(),
 		load: func() (config, error) {

@@ -84,10 +84,9 @@ type agent struct {
 	recent   *recent
 	selfTest *selfTest
 	hasher   *hash.Hasher
+	skew     func() time.Duration // by which this host's clock is ahead of the endpoint's
+	vitals   *vitals
 }
-
-// heartbeatInterval is how often the agent says that it is alive, and how its sources are.
-const heartbeatInterval = time.Minute
 
 // runAgent runs the daemon until ctx is done. On SIGHUP it has the configuration reloaded. On an instance that is tagged
 // to be left out it observes nothing, and says so, until the tag changes.
@@ -126,7 +125,7 @@ func runUntilChanged(ctx context.Context, log *slog.Logger, reload *reloader, ma
 	})
 	defer watching.Wait()
 	defer stop(nil)
-	a := &agent{cfg: reload.current, log: log, started: time.Now(), host: machine, idle: idle}
+	a := &agent{cfg: reload.current, log: log, started: time.Now(), host: machine, idle: idle, vitals: new(vitals)}
 	return a.run(ctx, reload)
 }
 
@@ -311,6 +310,7 @@ func (a *agent) openSender() error {
 	if err != nil {
 		return err
 	}
+	a.skew = transport.Skew
 	a.recent = newRecent()
 	a.sender, err = sender.New(sender.Config{
 		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
@@ -327,7 +327,13 @@ func (a *agent) openSender() error {
 		},
 		Logger: a.log.With("component", "sender"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	ledger, upload := a.sender.Ledger(), a.sender.Upload()
+	a.vitals.begin(marksOf(&ledger, &upload))
+	a.vitals.inForce(a.cfg)
+	return nil
 }
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
@@ -353,7 +359,7 @@ func (a *agent) ready() {
 		}})
 		a.log.Warn("nothing was observed for a while", "cause", a.gap.cause, "from", a.gap.from, "to", a.gap.to)
 	}
-	a.tell(event.AgentStart, states)
+	a.tell(event.AgentStart, states, nil)
 	for _, g := range groupStates(states) {
 		a.log.Info("source", "kinds", kindList(g.kinds), "via", g.Via, "healthy", g.Healthy, "reason", g.Reason)
 	}
@@ -391,10 +397,10 @@ func withoutSecrets(tags []event.Tag) []event.Tag {
 	return list
 }
 
-func (a *agent) tell(kind event.Kind, states []event.SourceState) {
+func (a *agent) tell(kind event.Kind, states []event.SourceState, heartbeat *event.Heartbeat) {
 	instance := a.instance()
 	a.sender.Emit(&event.Event{Time: time.Now(), Kind: kind,
-		Agent: &event.Agent{Version: agentVersion(), Sources: states, Instance: &instance}})
+		Agent: &event.Agent{Version: agentVersion(), Sources: states, Instance: &instance, Heartbeat: heartbeat}})
 }
 
 // lives is what the tracker tells of the lives of containers to.
@@ -410,29 +416,6 @@ func (l lives) Emit(e *event.Event) { l.sender.Emit(e) }
 func (a *agent) track(ctx context.Context) {
 	if err := a.tracker.Run(ctx); err != nil && ctx.Err() == nil {
 		a.log.Error("containers are not described any more", "error", err)
-	}
-}
-
-// beat tells the endpoint and systemd's watchdog that the agent is alive.
-func (a *agent) beat(ctx context.Context) {
-	heartbeat := time.NewTicker(heartbeatInterval)
-	defer heartbeat.Stop()
-	var watchdog <-chan time.Time
-	if interval, err := daemon.SdWatchdogEnabled(false); err == nil && interval > 0 {
-		t := time.NewTicker(interval / 2)
-		defer t.Stop()
-		watchdog = t.C
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-heartbeat.C:
-			a.tell(event.AgentHeartbeat, a.states())
-		case <-watchdog:
-			a.sender.Ledger() // takes the lock that the event path takes: a process that hangs there is not alive
-			notify(a.log, daemon.SdNotifyWatchdog)
-		}
 	}
 }
 

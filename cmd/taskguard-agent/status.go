@@ -37,6 +37,8 @@ type status struct {
 	Instance event.Instance `json:"instance"`
 	IMDS     string         `json:"imds"` // whether the instance metadata service answers, and if not, what to do
 	Ledger   sender.Ledger  `json:"ledger"`
+	// Heartbeat is what the next one would say; its issues are those of the last one to two minutes.
+	Heartbeat *event.Heartbeat `json:"heartbeat"`
 	kindTable
 	Upload struct {
 		Endpoint string `json:"endpoint"`
@@ -64,7 +66,8 @@ func (a *agent) status() status {
 	s.Agent.CPUSeconds, s.Agent.RSSBytes = usage()
 	s.Host, s.Instance, s.IMDS = a.host.Identity(), a.instance(), a.host.Reason()
 	s.Ledger = a.sender.Ledger()
-	s.kindTable = newKindTable(a.states(), a.selfTest)
+	states := a.states()
+	s.kindTable, s.Heartbeat = newKindTable(states, a.selfTest), a.fares(states)
 	filtered := a.filtered()
 	for kind, n := range s.Ledger.ObservedByKind {
 		s.Kinds[kindName(kind)] = kindStatus{Observed: n, Lost: s.Ledger.LostByKind[kind]}
@@ -164,11 +167,48 @@ func printStatus(out io.Writer, s *status, color bool) error {
 	for _, cause := range sortedKeys(l.Lost) {
 		fmt.Fprintf(w, "\tlost %s\t%d\n", event.Escape(cause), l.Lost[cause])
 	}
+	printHeartbeat(w, s.Heartbeat, color)
 	fmt.Fprintln(w)
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	return s.kindTable.print(out, color)
+}
+
+// printHeartbeat writes what the lines of the status do not have yet. An agent of an earlier version has none.
+func printHeartbeat(w io.Writer, h *event.Heartbeat, color bool) {
+	if h == nil {
+		return
+	}
+	fmt.Fprintf(w, "spool\t%d events in %d batches, %.1f of %d MiB\n", h.SpoolEvents, h.SpoolBatches,
+		float64(h.SpoolBytes)/(1<<20), h.SpoolMaxBytes>>20)
+	fmt.Fprintf(w, "config\tsha256 %s\n", event.Escape(h.ConfigHash))
+	if len(h.Issues) == 0 {
+		fmt.Fprintf(w, "issues\t%s\n", paint(color, green, "none"))
+	}
+	for i, issue := range issueLines(h.Issues) {
+		heading := ""
+		if i == 0 {
+			heading = "issues"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", heading, paint(color, red, event.Escape(issue)))
+	}
+}
+
+// issueLines are issues with the unhealthy kinds in one line: the table below has each.
+func issueLines(issues []string) (lines []string) {
+	unhealthy := 0
+	for _, issue := range issues {
+		if strings.HasPrefix(issue, event.IssueKindUnhealthy+":") {
+			unhealthy++
+			continue
+		}
+		lines = append(lines, issue)
+	}
+	if unhealthy > 0 {
+		lines = append(lines, fmt.Sprintf("%s (%d kinds)", event.IssueKindUnhealthy, unhealthy))
+	}
+	return lines
 }
 
 func seconds(s float64) time.Duration {

@@ -77,6 +77,7 @@ type Host struct {
 	instance event.Instance // guarded by mu; replaced as a whole, what it points to is never changed
 	excluded bool           // guarded by mu
 	reason   string         // guarded by mu
+	answers  bool           // guarded by mu: the metadata service did when it was asked last
 
 	changed chan struct{} // has a value when excluded changed
 }
@@ -156,6 +157,13 @@ func (h *Host) Reason() string {
 	return h.reason
 }
 
+// Answers reports whether the metadata service answered when it was asked last.
+func (h *Host) Answers() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.answers
+}
+
 // Run keeps what is known of the instance up to date until ctx is done.
 func (h *Host) Run(ctx context.Context) {
 	if h.service == nil {
@@ -209,7 +217,7 @@ func (h *Host) know(d identityDocument) (first bool) {
 	h.identity.MachineID = ""
 	h.instance.Type, h.instance.ImageID, h.instance.AvailabilityZone = d.InstanceType, d.ImageID, d.AvailabilityZone
 	h.instance.LaunchTime = d.PendingTime
-	h.reason = "instance metadata answers"
+	h.reason, h.answers = "instance metadata answers", true
 	return first
 }
 
@@ -229,7 +237,7 @@ func (h *Host) exclude(excluded bool) {
 func (h *Host) fail(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.reason = err.Error()
+	h.reason, h.answers = err.Error(), false
 }
 
 func bootID(procRoot string) (event.ID, error) {

@@ -114,7 +114,7 @@ func TestInstance(t *testing.T) {
 	opened(t, answers(t, document, metadata()), func(t *testing.T, h *Host, _ *network) {
 		synctest.Wait()
 		wantInstance(t, instance(), h.Instance())
-		if h.Reason() != "instance metadata answers" || h.Excluded() {
+		if h.Reason() != "instance metadata answers" || !h.Answers() || h.Excluded() {
 			t.Errorf("%q, excluded %v", h.Reason(), h.Excluded())
 		}
 	})
@@ -153,7 +153,7 @@ func TestInstanceIsAskedAgain(t *testing.T) {
 		if got := diff(asMachine(t), h.Identity()); got != "" {
 			t.Error(got)
 		}
-		if !strings.Contains(h.Reason(), "HttpPutResponseHopLimit") {
+		if !strings.Contains(h.Reason(), "HttpPutResponseHopLimit") || h.Answers() {
 			t.Errorf("reason %q", h.Reason())
 		}
 		time.Sleep(time.Minute)

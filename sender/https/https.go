@@ -22,6 +22,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/taskguard/taskguard/collector/event"
@@ -53,6 +54,7 @@ type Config struct {
 type Transport struct {
 	cfg  Config
 	base *url.URL
+	skew atomic.Int64 // what Skew returns, in nanoseconds
 
 	mu     sync.Mutex
 	client *http.Client // nil until the CA file could be read
@@ -217,6 +219,7 @@ func (t *Transport) try(ctx context.Context, client *http.Client, method, path s
 		return "", t.unreached(ctx, err)
 	}
 	defer response.Body.Close()
+	t.noteSkew(response.Header.Get("Date"))
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
 		return "", t.unreached(ctx, err)
