@@ -131,7 +131,7 @@ func listenMetrics(address string, m *metrics, handler *ingest.Handler, log *slo
 	mux.HandleFunc("GET /healthz", handler.Live)
 	mux.HandleFunc("GET /readyz", handler.CanStore)
 	l := newListener(mux, limitConns(socket, maxReaders), "")
-	l.http.ReadTimeout, l.http.WriteTimeout = headerTimeout, writeTimeout
+	l.http.ReadTimeout, l.http.WriteTimeout = headerTimeout, answerTimeout
 	l.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	log.Info("serving metrics", "url", fmt.Sprintf("http://%s/metrics", socket.Addr()))
 	return l, nil

@@ -19,13 +19,11 @@ import (
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
-// Limits of the agents' side. An agent sends one batch a second over one connection, unless it catches up.
+// Limits of the agents' side that are not configured.
 const (
-	maxConns      = 4096
 	maxStreams    = 16 // of a connection, that is HTTP/2 requests at once; an agent has 4
 	headerTimeout = 10 * time.Second
-	readTimeout   = 30 * time.Second // a whole request
-	writeTimeout  = 60 * time.Second // the request and its answer
+	answerTimeout = 30 * time.Second // after a request has arrived
 	idleTimeout   = 5 * time.Minute
 	maxHeader     = 16 << 10
 	stopTimeout   = 20 * time.Second // for requests that run when serve is told to stop
@@ -37,78 +35,43 @@ const (
 	socketFile  = "endpoint.sock"
 )
 
-// serveConfig is what the flags of serve say.
-type serveConfig struct {
-	listen     string
-	data       string
-	cert, key  string
-	selfSigned bool
-	hosts      []string
-	maxBytes   byteSize
-	retention  time.Duration
-	metrics    string        // address; empty: off
-	drainDelay time.Duration // between saying that serve stops and stopping to accept
-	logLevel   slog.Level
-
-	readTimeout time.Duration // 0 means the constant; tests of slow clients set it
-}
-
 func newServeCommand() *cobra.Command {
-	c := serveConfig{maxBytes: stream.DefaultMaxBytes}
+	var f configFlags
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive batches from agents and keep them",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.validate(); err != nil {
+			c, err := f.load(cmd)
+			if err != nil {
 				return err
+			}
+			if check {
+				return c.check(cmd.OutOrStdout())
 			}
 			return serve(cmd.Context(), c, cmd.ErrOrStderr())
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&c.listen, "listen", "127.0.0.1:8443",
-		"address to listen on; with port 0, DATA/address tells the real one")
-	f.StringVar(&c.data, "data", "", "folder to keep everything in (required)")
-	f.StringVar(&c.cert, "tls-cert", "", "certificate chain in PEM")
-	f.StringVar(&c.key, "tls-key", "", "its private key in PEM")
-	f.BoolVar(&c.selfSigned, "tls-self-signed", false,
-		"make a certificate in DATA/tls, to be trusted by its ca.pem: for demos and tests")
-	f.StringSliceVar(&c.hosts, "host", []string{"localhost", "127.0.0.1", "::1"},
-		"names and addresses in the self-signed certificate")
-	f.Var(&c.maxBytes, "max-bytes", "bytes of batches to keep; the oldest are discarded")
-	f.DurationVar(&c.retention, "retention", 0, "age at which batches are discarded, such as 720h; 0 is never")
-	f.StringVar(&c.metrics, "metrics-listen", "",
-		"local address for GET /metrics, /healthz and /readyz by plain HTTP, such as 127.0.0.1:9464; off when empty")
-	f.DurationVar(&c.drainDelay, "drain-delay", 0,
-		"how long /readyz answers 503 before serve stops to accept, for a load balancer to see it")
-	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	f.add(cmd)
+	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and its files, and do no more")
 	return cmd
 }
 
-func (c *serveConfig) validate() error {
-	switch {
-	case c.data == "":
-		return usagef("--data is required: the folder to keep everything in")
-	case c.selfSigned && (c.cert != "" || c.key != ""):
-		return usagef("--tls-self-signed excludes --tls-cert and --tls-key")
-	case !c.selfSigned && (c.cert == "" || c.key == ""):
-		return usagef("a certificate is required: --tls-cert and --tls-key, or --tls-self-signed")
-	case c.selfSigned && len(c.hosts) == 0:
-		return usagef("--host is empty: want the names that agents will use")
-	case c.maxBytes < minMaxBytes:
-		return usagef("--max-bytes %s: want at least %s", c.maxBytes, minMaxBytes)
-	case c.drainDelay < 0 || c.drainDelay > time.Minute:
-		return usagef("--drain-delay %s: want 0 to 1m", c.drainDelay)
-	case c.retention != 0 && c.retention < time.Minute:
-		return usagef("--retention %s: want at least 1m, or 0 for ever", c.retention)
+// check says that the configuration is well, which load has found, and the files it names are.
+func (c *config) check(stdout io.Writer) error {
+	if !c.SelfSigned {
+		if _, err := openCertificate(c.CertFile, c.KeyFile, certificateEvery, nil); err != nil {
+			return err
+		}
 	}
-	return nil
+	_, err := fmt.Fprintln(stdout, "the configuration is valid")
+	return err
 }
 
 // serve receives until ctx is done; then it ends what it has begun and returns nil.
-func serve(ctx context.Context, c serveConfig, stderr io.Writer) error {
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.logLevel}))
+func serve(ctx context.Context, c config, stderr io.Writer) error {
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	s := newServing(log)
 	defer s.stop()
 	if err := c.start(ctx, s); err != nil {
@@ -118,8 +81,8 @@ func serve(ctx context.Context, c serveConfig, stderr io.Writer) error {
 }
 
 // start starts all parts, those that agents talk to last.
-func (c *serveConfig) start(ctx context.Context, s *serving) error {
-	if err := os.MkdirAll(c.data, 0o700); err != nil {
+func (c *config) start(ctx context.Context, s *serving) error {
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
 	certificate, err := c.certificate(s.log)
@@ -131,12 +94,12 @@ func (c *serveConfig) start(ctx context.Context, s *serving) error {
 		return err
 	}
 	handler, err := ingest.New(ingest.Config{
-		Store: store, Version: endpointVersion(), Ready: ready(store), Logger: s.log,
+		Store: store, Version: endpointVersion(), Ready: ready(store), Limits: c.Limits, Logger: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	local, err := listenLocal(c.data, store, handler, s.log)
+	local, err := listenLocal(c.DataDir, store, handler, s.log)
 	if err != nil {
 		return err
 	}
@@ -145,8 +108,8 @@ func (c *serveConfig) start(ctx context.Context, s *serving) error {
 	if err != nil {
 		return err
 	}
-	if c.metrics != "" {
-		scraped, err := listenMetrics(c.metrics, metrics, handler, s.log)
+	if c.MetricsListen != "" {
+		scraped, err := listenMetrics(c.MetricsListen, metrics, handler, s.log)
 		if err != nil {
 			return err
 		}
@@ -157,14 +120,14 @@ func (c *serveConfig) start(ctx context.Context, s *serving) error {
 		return err
 	}
 	s.start("agents", agents.serve, func() { c.drain(handler, agents) })
-	s.log.Info("listening", "addr", agents.net.Addr(), "data", c.data)
+	s.log.Info("listening", "addr", agents.net.Addr(), "data", c.DataDir)
 	return nil
 }
 
 // startStream opens the log. It is closed when all that use it have ended.
-func (c *serveConfig) startStream(ctx context.Context, s *serving) (*stream.Store, error) {
+func (c *config) startStream(ctx context.Context, s *serving) (*stream.Store, error) {
 	store, err := stream.Open(ctx, stream.Config{
-		Dir: c.data, MaxBytes: int64(c.maxBytes), MaxAge: c.retention, Logger: s.log,
+		Dir: c.DataDir, MaxBytes: c.MaxBytes, MaxAge: c.Retention, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
@@ -202,18 +165,18 @@ func ready(store *stream.Store) func() error {
 }
 
 // drain tells load balancers, gives them some time to look, and then lets the requests that run end.
-func (c *serveConfig) drain(handler *ingest.Handler, agents *listener) {
+func (c *config) drain(handler *ingest.Handler, agents *listener) {
 	handler.Drain()
-	time.Sleep(c.drainDelay)
+	time.Sleep(c.DrainDelay)
 	agents.end(stopTimeout)
 }
 
 // certificate returns what gives the certificate for each handshake.
-func (c *serveConfig) certificate(log *slog.Logger) (*certificateFiles, error) {
-	if !c.selfSigned {
-		return openCertificate(c.cert, c.key, certificateEvery, log)
+func (c *config) certificate(log *slog.Logger) (*certificateFiles, error) {
+	if !c.SelfSigned {
+		return openCertificate(c.CertFile, c.KeyFile, certificateEvery, log)
 	}
-	certificate, err := selfSigned(filepath.Join(c.data, "tls"), c.hosts, time.Now())
+	certificate, err := selfSigned(filepath.Join(c.DataDir, "tls"), c.Hosts, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -229,23 +192,20 @@ type listener struct {
 }
 
 func listenAgents(
-	c serveConfig, certificate *certificateFiles, log *slog.Logger, handler http.Handler,
+	c config, certificate *certificateFiles, log *slog.Logger, handler http.Handler,
 ) (*listener, error) {
-	if c.readTimeout == 0 {
-		c.readTimeout = readTimeout
-	}
-	plain, err := net.Listen("tcp", c.listen)
+	plain, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen for agents: %w", err)
 	}
-	l := newListener(handler, plain, filepath.Join(c.data, addressFile))
-	l.http.ReadHeaderTimeout, l.http.ReadTimeout = min(headerTimeout, c.readTimeout), c.readTimeout
-	l.http.WriteTimeout = writeTimeout
+	l := newListener(handler, plain, filepath.Join(c.DataDir, addressFile))
+	l.http.ReadHeaderTimeout, l.http.ReadTimeout = min(headerTimeout, c.RequestTimeout), c.RequestTimeout
+	l.http.WriteTimeout = c.RequestTimeout + answerTimeout
 	l.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
 	l.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
 	// Failed handshakes, of which the other side chooses the number.
 	l.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	l.net = limitConns(plain, maxConns)
+	l.net = limitConns(plain, c.Connections)
 	if err := writeAddress(l.file, plain.Addr()); err != nil {
 		l.close()
 		return nil, fmt.Errorf("write address: %w", err)

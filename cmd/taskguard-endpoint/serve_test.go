@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -143,7 +142,7 @@ func TestRefusedBatchesLeaveNothing(t *testing.T) {
 
 type statusAnswer struct {
 	Log      struct{ Stored, Batches uint64 }
-	Requests struct{ Stored, Repeats, Refused uint64 }
+	Requests struct{ Stored, Repeats, Refused, Limited uint64 }
 }
 
 // logStatus asks GET /v1/status on the socket.
@@ -192,20 +191,7 @@ func TestTLSOnly(t *testing.T) {
 }
 
 func TestSlowClientIsCutOff(t *testing.T) {
-	data := t.TempDir()
-	ctx, cancel := context.WithCancel(t.Context())
-	e := &endpoint{data: data, stop: cancel, ended: make(chan error, 1)}
-	stderr, w := io.Pipe()
-	go func() {
-		err := serve(ctx, serveConfig{
-			listen: "127.0.0.1:0", data: data, selfSigned: true, hosts: []string{"127.0.0.1"},
-			maxBytes: minMaxBytes, readTimeout: 3 * time.Second,
-		}, w)
-		w.CloseWithError(err)
-		e.ended <- err
-	}()
-	t.Cleanup(func() { e.close(t) })
-	e.connect(t, stderr)
+	e := startServe(t, t.TempDir(), "--set", "limits.request_timeout=3s")
 	roots := e.client.Transport.(*http.Transport).TLSClientConfig.RootCAs
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(e.url, "https://"), &tls.Config{RootCAs: roots})
 	if err != nil {
@@ -262,7 +248,7 @@ func TestStopFinishesRunningRequests(t *testing.T) {
 
 // While serve drains, load balancers are told to go elsewhere and batches are still taken.
 func TestDrain(t *testing.T) {
-	e := startServe(t, t.TempDir(), "--drain-delay", "3s")
+	e := startServe(t, t.TempDir(), "--set", "drain_delay=3s")
 	m := newMaker(t, 1)
 	e.mustPost(t, m.next(nil, exec1("a", nil)), "stored")
 	e.stop()
@@ -403,19 +389,6 @@ func TestSelfSigned(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
 		t.Errorf("files %v, want ca.pem, server.pem and server-key.pem: nobody may sign with the authority", entries)
-	}
-}
-
-func TestByteSize(t *testing.T) {
-	for text, want := range map[string]string{
-		"10GiB": "10GiB", "10737418240": "10GiB", "16777217": "16777217", "0": "0", "3TiB": "3TiB", "512KiB": "512KiB",
-		"": "", "-1": "", "GiB": "", "1GB": "", "9999999999TiB": "", "1.5GiB": "",
-	} {
-		var b byteSize
-		err := b.Set(text)
-		if (err != nil) != (want == "") || err == nil && b.String() != want {
-			t.Errorf("%q: %s, %v, want %q", text, b, err, want)
-		}
 	}
 }
 
