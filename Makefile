@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -76,6 +76,9 @@ churn: ## Run CHURN_CONTAINERS (1000) containers at full speed, and execs in con
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	@CHURN_CONTAINERS="$${CHURN_CONTAINERS:-1000}" TASKGUARD_REQUIRE=kernel,container \
 		go test -count=1 -timeout=40m -v -run '^TestChurn(|OfExecs)IsAttributed$$' ./scripts/e2e
+
+wire: ## Print what the recorded events take on the wire, beside NDJSON and gzip
+	@go run ./scripts/wire
 
 demo: build ## Watch this host through agent and endpoint; DEMO_SECONDS=20 and DEMO_FORMAT=json are understood
 	@go build -o bin/tools/ ./scripts/demo

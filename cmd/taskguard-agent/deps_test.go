@@ -98,7 +98,7 @@ func rules() map[string]rule {
 		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
 		"scripts/ecstest": {}, "scripts/imdstest": {}, "scripts/leaktest": {}, "scripts/memory": {},
 		"scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiers": {},
-		"scripts/tiny": {}, "scripts/vm": {},
+		"scripts/tiny": {}, "scripts/vm": {}, "scripts/wire": {},
 	}
 }
 
