@@ -86,8 +86,9 @@ func rules() map[string]rule {
 			},
 			other: []string{"github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},
 		},
+		"cmd/taskguard-endpoint/internal/auth": {own: []string{"collector/event"}},
 		"cmd/taskguard-endpoint/internal/ingest": {
-			own:   []string{"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
+			own:   []string{"cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
 			other: []string{"golang.org/x/time/rate"},
 		},
 		"cmd/taskguard-endpoint/internal/stream": {

@@ -2,7 +2,7 @@
 //
 // It promises: a batch is answered with 200 only when the store has it; a request that is answered with 4xx has left
 // nothing in the store; no request, and no number of requests at once, takes more memory than Config allows, however
-// a body was made; no agent sends faster than Config.Limits allow; and every answer is JSON, an error's with the reason.
+// a body was made; no agent sends faster than Config.Limits allow, nor for a host that is not its own; and every answer is JSON, an error's with the reason.
 package ingest
 
 import (
@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/auth"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
@@ -26,12 +27,19 @@ type Store interface {
 	Append(ctx context.Context, h *batch.Header, frame []byte) (bool, error)
 }
 
+// Authenticator finds out who sends a request with a body, or refuses it with an *auth.Refusal.
+type Authenticator interface {
+	Authenticate(r *http.Request, body []byte) (auth.Identity, error)
+}
+
 // Config says where batches go and what they may cost.
 type Config struct {
 	Store   Store
 	Version string // told by GET /v1/health
 	// Ready says why batches cannot be stored now, for GET /readyz; nil when they can. A nil Ready means always.
 	Ready func() error
+	// Auth finds out who sends. Nil means that nobody is asked, and everybody may speak for every host.
+	Auth Authenticator
 	// Limits bound what one agent may send.
 	Limits Limits
 	// MaxBodies bounds the bytes of all bodies that are being received or stored at once. 0 means 64 MiB.
@@ -126,7 +134,12 @@ func (h *Handler) only(method string, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func (h *Handler) getHealth(w http.ResponseWriter, _ *http.Request) {
+// getHealth is the agents' authenticated no-op.
+func (h *Handler) getHealth(w http.ResponseWriter, r *http.Request) {
+	if _, err := h.authenticate(r, nil); err != nil {
+		h.refuse(w, r, err)
+		return
+	}
 	answer(w, http.StatusOK, map[string]string{"status": "ok", "version": h.cfg.Version})
 }
 
@@ -164,8 +177,15 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	b, err := h.decode(r.Context(), frame)
+	sender, err := h.authenticate(r, frame)
 	if err != nil {
+		return false, err
+	}
+	b, err := h.decode(r.Context(), frame, sender)
+	if err != nil {
+		return false, err
+	}
+	if err := sender.maySend(&b.Header); err != nil {
 		return false, err
 	}
 	stored, err := h.store(r, b, frame)
@@ -221,7 +241,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 }
 
 // decode decodes a whole batch, to know that whoever reads it from the store can, unless it exceeds the limits.
-func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Batch, error) {
+func (h *Handler) decode(ctx context.Context, frame []byte, from sender) (*batch.Batch, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.DecodeWait)
 	defer cancel()
 	var buf []byte
@@ -244,7 +264,7 @@ func (h *Handler) decode(ctx context.Context, frame []byte) (*batch.Batch, error
 		return nil, malformed(err)
 	}
 	buf = data
-	if err := h.allow(data, time.Now()); err != nil {
+	if err := h.allow(data, from, time.Now()); err != nil {
 		return nil, err
 	}
 	b, err := batch.Decode(data)

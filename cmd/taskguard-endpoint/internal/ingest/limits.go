@@ -71,13 +71,17 @@ func (l Limits) check() error {
 }
 
 // allow says whether a decompressed batch is within the limits and its agent within its rate.
-func (h *Handler) allow(data []byte, now time.Time) error {
+func (h *Handler) allow(data []byte, from sender, now time.Time) error {
 	if int64(len(data)) > h.limits.MaxSize {
 		return tooLarge("batch of %d bytes: want at most %d", len(data), h.limits.MaxSize)
 	}
 	outline, err := batch.ReadOutline(data)
 	if err != nil {
 		return malformed(err)
+	}
+	// Before the agent's rate is counted: nobody uses up another's.
+	if err := from.isAgent(outline.Agent); err != nil {
+		return err
 	}
 	if outline.Events > h.limits.MaxEvents {
 		return tooLarge("batch of %d events: want at most %d", outline.Events, h.limits.MaxEvents)
