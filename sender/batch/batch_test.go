@@ -103,18 +103,18 @@ func full(kind event.Kind, group string) event.Event {
 }
 
 func TestRoundTripEveryField(t *testing.T) {
-	var all []event.Event
+	n := 0
 	for _, kind := range event.Kinds() {
+		var events []event.Event
 		for _, group := range eventtest.Groups() {
-			e := full(kind, group)
-			roundTrip(t, []event.Event{e})
-			all = append(all, e)
+			events = append(events, full(kind, group))
 		}
+		roundTrip(t, events)
+		n += len(events)
 	}
-	if want := len(event.Kinds()) * 13; len(all) < want {
-		t.Errorf("%d events, want at least %d: one of every kind with every group", len(all), want)
+	if want := len(event.Kinds()) * 13; n < want {
+		t.Errorf("%d events, want at least %d: one of every kind with every group", n, want)
 	}
-	roundTrip(t, all)
 }
 
 // A number that is 0 comes back as 0, and one that is unknown as unknown, whatever stands beside it.
