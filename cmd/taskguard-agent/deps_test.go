@@ -81,7 +81,7 @@ func rules() map[string]rule {
 		},
 		"cmd/taskguard-endpoint": {
 			own: []string{
-				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/stream",
+				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/stream",
 				"collector/event", "sender/batch",
 			},
 			other: []string{"github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},

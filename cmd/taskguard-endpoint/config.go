@@ -26,6 +26,7 @@ type config struct {
 	Hosts          []string
 	MaxBytes       int64
 	Retention      time.Duration
+	Identity       identityConfig
 	Limits         ingest.Limits
 	Connections    int
 	RequestTimeout time.Duration
@@ -38,6 +39,7 @@ func defaultConfig() config {
 	return config{
 		Listen: "127.0.0.1:8443", DataDir: "/var/lib/taskguard-endpoint", Hosts: []string{"localhost", "127.0.0.1", "::1"},
 		MaxBytes: stream.DefaultMaxBytes, Connections: 4096, RequestTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
+		Identity: identityConfig{SigV4Service: "execute-api"},
 		Limits: ingest.Limits{
 			MaxBody: batch.MaxCompressed, MaxSize: batch.MaxSize, MaxEvents: batch.MaxEvents, MaxEntry: ingest.DefaultMaxEntry,
 			Rate: ingest.DefaultRate, Burst: ingest.DefaultBurst,
@@ -65,7 +67,7 @@ func allSettings() []setting {
 		{Key: "log.level", Want: settings.WantLevel,
 			Set: settings.Level(func(c *config) *slog.Level { return &c.LogLevel })},
 	}
-	return slices.Concat(all, tlsSettings(), streamSettings(), limitSettings())
+	return slices.Concat(all, tlsSettings(), streamSettings(), identitySettings(), limitSettings())
 }
 
 func tlsSettings() []setting {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/auth"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
@@ -65,6 +66,9 @@ func (c *config) check(stdout io.Writer) error {
 			return err
 		}
 	}
+	if _, err := c.Identity.authenticator(nil); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintln(stdout, "the configuration is valid")
 	return err
 }
@@ -89,12 +93,20 @@ func (c *config) start(ctx context.Context, s *serving) error {
 	if err != nil {
 		return err
 	}
+	agentsAre, err := c.Identity.authenticator(s.log)
+	if err != nil {
+		return err
+	}
+	if agentsAre.Open() {
+		s.log.Warn("agents are not authenticated: whoever reaches the address can store batches; see auth in the configuration")
+	}
 	store, err := c.startStream(ctx, s)
 	if err != nil {
 		return err
 	}
 	handler, err := ingest.New(ingest.Config{
-		Store: store, Version: endpointVersion(), Ready: ready(store), Limits: c.Limits, Logger: s.log,
+		Store: store, Version: endpointVersion(), Ready: ready(store), Limits: c.Limits, Auth: agentsAre,
+		Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -115,7 +127,7 @@ func (c *config) start(ctx context.Context, s *serving) error {
 		}
 		s.start("metrics", scraped.serve, func() { scraped.end(0) })
 	}
-	agents, err := listenAgents(*c, certificate, s.log, metrics.timed(handler))
+	agents, err := listenAgents(*c, certificate, agentsAre, s.log, metrics.timed(handler))
 	if err != nil {
 		return err
 	}
@@ -192,7 +204,7 @@ type listener struct {
 }
 
 func listenAgents(
-	c config, certificate *certificateFiles, log *slog.Logger, handler http.Handler,
+	c config, certificate *certificateFiles, agents *auth.Authenticator, log *slog.Logger, handler http.Handler,
 ) (*listener, error) {
 	plain, err := net.Listen("tcp", c.Listen)
 	if err != nil {
@@ -202,6 +214,7 @@ func listenAgents(
 	l.http.ReadHeaderTimeout, l.http.ReadTimeout = min(headerTimeout, c.RequestTimeout), c.RequestTimeout
 	l.http.WriteTimeout = c.RequestTimeout + answerTimeout
 	l.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+	agents.ConfigureTLS(l.http.TLSConfig)
 	l.http.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
 	// Failed handshakes, of which the other side chooses the number.
 	l.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
