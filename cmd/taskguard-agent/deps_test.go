@@ -96,6 +96,8 @@ func rules() map[string]rule {
 			other: []string{"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "golang.org/x/sys/unix"},
 		},
 
+		"packaging/aws": {}, // tests only
+
 		"scripts/auditd": {}, "scripts/bench": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
 		"scripts/ecstest": {}, "scripts/imdstest": {}, "scripts/leaktest": {}, "scripts/memory": {},
 		"scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiers": {},
