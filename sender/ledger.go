@@ -143,19 +143,18 @@ func (l *ledger) spool(sequence uint64, c counts) {
 	l.inSpool[sequence] = c.sparse()
 }
 
-// unspool takes a batch of n events out of the spool: as acknowledged, unless there is a cause why it is lost.
-func (l *ledger) unspool(sequence, n uint64, ownEpoch bool, stage, cause string) {
-	c := counts{0: n}
+// unspool takes a batch of n events out of the spool: those in lost as lost for a cause, the others as acknowledged.
+func (l *ledger) unspool(sequence, n uint64, ownEpoch bool, lost counts, stage, cause string) {
 	if kinds, known := l.inSpool[sequence]; ownEpoch && known {
 		delete(l.inSpool, sequence)
-		c = kinds.counts()
+		c := kinds.counts()
+		if n = c.total(); lost.total() == n {
+			lost = c
+		}
 	}
-	l.spooled -= c.total()
-	if cause == "" {
-		l.acked += c.total()
-	} else {
-		l.loseAll(c, stage, cause)
-	}
+	l.spooled -= n
+	l.acked += n - lost.total()
+	l.loseAll(lost, stage, cause)
 }
 
 // report is what the ledger gained since the last batch that reached the spool.

@@ -198,7 +198,7 @@ func (s *Sender) loseOpen(c counts, stage, cause string) {
 func (s *Sender) store(c counts, told report) bool {
 	s.enter(c)
 	evicted, err := s.cfg.Spool.Put(spool.Entry{Epoch: s.cfg.Epoch, Sequence: s.sequence, Events: c.total()}, s.frame)
-	s.settle(evicted, told, err)
+	s.settle(c, evicted, told, err)
 	if err != nil {
 		s.disk.is(rootText(err), "cannot spool batches, they are lost: free or repair the disk", "error", err)
 		return false
@@ -215,18 +215,18 @@ func (s *Sender) enter(c counts) {
 }
 
 // settle counts what became of the batch and of those that had to make room for it.
-func (s *Sender) settle(evicted []spool.Entry, told report, err error) {
+func (s *Sender) settle(c counts, evicted []spool.Entry, told report, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, old := range evicted {
-		s.ledger.unspool(old.Sequence, old.Events, old.Epoch == s.cfg.Epoch, "spool", "evicted")
+		s.ledger.unspool(old.Sequence, old.Events, old.Epoch == s.cfg.Epoch, counts{0: old.Events}, "spool", "evicted")
 	}
 	switch {
 	case err == nil:
 		s.ledger.reported(told)
 	case errors.Is(err, spool.ErrFull):
-		s.ledger.unspool(s.sequence, 0, true, "spool", "full")
+		s.ledger.unspool(s.sequence, c.total(), true, c, "spool", "full")
 	default:
-		s.ledger.unspool(s.sequence, 0, true, "spool", "write")
+		s.ledger.unspool(s.sequence, c.total(), true, c, "spool", "write")
 	}
 }

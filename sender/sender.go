@@ -1,8 +1,9 @@
 // Package sender takes events, seals them into batches, spools the batches and uploads them; and it keeps the ledger.
 //
 // It promises: Emit and Lost never wait for another party and never do I/O; batches reach the transport in the order
-// in which they were sealed, each with the same bytes until it is accepted; and every event is accounted for, in every
-// snapshot of the ledger: observed == acked + spooled + open + lost.
+// in which they were sealed, each with the same bytes until it is accepted, or in parts when the receiver says that it
+// is too large; and every event is accounted for, in every snapshot of the ledger: observed == acked + spooled + open +
+// lost.
 package sender
 
 import (
@@ -37,8 +38,8 @@ const (
 
 // Transport delivers frames.
 type Transport interface {
-	// Send delivers a frame, which it must not change, and returns nil when the receiver has stored it. Any error but
-	// a Failure with Reject set means: send the same frame again later.
+	// Send delivers a frame, which it must not change, and returns nil when the receiver has stored it. Any error that is
+	// not a Failure, or one that says nothing else, means: send the same frame again later.
 	Send(ctx context.Context, frame []byte) error
 }
 
@@ -88,8 +89,9 @@ type Sender struct {
 	data, frame []byte
 	disk        trouble
 
-	// uplink is used by the goroutine that uploads, only.
+	// What follows is used by the goroutine that uploads, only.
 	uplink trouble
+	parts  parts
 
 	live live
 }

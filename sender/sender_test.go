@@ -19,16 +19,21 @@ import (
 	"github.com/taskguard/taskguard/sender/spool"
 )
 
-// receiver is a transport and the store behind it: it drops repeats, as the endpoint does.
+// receiver is a transport and the store behind it. It drops repeats and takes parts in their order, as the endpoint does.
 type receiver struct {
 	t     testing.TB
 	codec *batch.Codec
 	// fault, unless nil, is asked before a frame is stored (stored false) and after it. Its error is what Send returns.
 	fault func(ctx context.Context, stored bool) error
+	// tooLarge, unless nil, says what is refused with 413.
+	tooLarge func(b *batch.Batch) bool
 
 	mu      sync.Mutex
 	batches []*batch.Batch // stored
-	seen    map[batch.ID]string
+	seen    map[string]string
+	mark    batch.Header // of what was stored last
+	offset  int          // how many events of mark's batch are stored
+	whole   bool
 	sent    int
 }
 
@@ -37,7 +42,7 @@ func newReceiver(t testing.TB) *receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &receiver{t: t, codec: codec, seen: map[batch.ID]string{}}
+	return &receiver{t: t, codec: codec, seen: map[string]string{}}
 }
 
 func (r *receiver) Send(ctx context.Context, frame []byte) error {
@@ -46,32 +51,50 @@ func (r *receiver) Send(ctx context.Context, frame []byte) error {
 			return err
 		}
 	}
-	r.store(frame)
+	if err := r.store(frame); err != nil {
+		return err
+	}
 	if r.fault != nil {
 		return r.fault(ctx, true)
 	}
 	return nil
 }
 
-func (r *receiver) store(frame []byte) {
+func (r *receiver) store(frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sent++
 	b := decode(r.t, r.codec, frame)
-	if before, again := r.seen[b.ID]; again {
-		if before != string(frame) {
-			r.t.Errorf("batch %d came again with other bytes", b.ID.Sequence)
-		}
-		return
+	if r.tooLarge != nil && r.tooLarge(b) {
+		return &Failure{Err: errors.New("too large"), Reject: RejectTooLarge}
 	}
-	if n := len(r.batches); n > 0 {
-		last := r.batches[n-1].ID
-		if b.ID.Epoch < last.Epoch || b.ID.Epoch == last.Epoch && b.ID.Sequence <= last.Sequence {
-			r.t.Errorf("batch %d/%d after %d/%d: out of order", b.ID.Epoch, b.ID.Sequence, last.Epoch, last.Sequence)
-		}
+	name := fmt.Sprint(b.ID, b.First, len(b.Events))
+	if before, again := r.seen[name]; again && before != string(frame) {
+		r.t.Errorf("batch %s came again with other bytes", name)
 	}
-	r.seen[b.ID] = string(frame)
+	last, end := r.mark.ID, int(b.First)+len(b.Events)
+	switch {
+	case b.ID.Epoch < last.Epoch:
+		r.t.Errorf("batch %s after %v: out of order", name, last)
+	case b.ID.Epoch == last.Epoch && b.ID.Sequence < last.Sequence:
+		if _, again := r.seen[name]; !again {
+			r.t.Errorf("batch %s after %v: out of order", name, last)
+		}
+		return nil
+	case b.ID == last && (r.whole || end <= r.offset):
+		return nil
+	}
+	if b.ID != last {
+		r.offset = 0
+	}
+	if int(b.First) != r.offset {
+		r.mark, r.whole = b.Header, false
+		return &Failure{Err: errors.New("conflict"), Partial: true, Stored: uint32(r.offset)}
+	}
+	r.seen[name] = string(frame)
+	r.mark, r.offset, r.whole = b.Header, end, b.Sealed == 0 || end == int(b.Sealed)
 	r.batches = append(r.batches, b)
+	return nil
 }
 
 func decode(t testing.TB, codec *batch.Codec, frame []byte) *batch.Batch {

@@ -15,9 +15,16 @@ type Failure struct {
 	Remedy string // what an operator can do about it; may be empty
 	// After is how long the receiver asks to wait; 0 when it does not say.
 	After time.Duration
-	// Reject says that the receiver will never accept this frame, and is the cause it is counted under: RejectMalformed
-	// or RejectTooLarge. The frame is set aside. Empty means: try again.
+	// Refresh says that the credentials were refused and that the next try uses fresh ones: it is made at once, but once
+	// only.
+	Refresh bool
+	// Reject says that the receiver will never accept this frame, and is the cause it is counted under: RejectMalformed,
+	// for which the batch is set aside, or RejectTooLarge, for which it is sent in parts. Empty means: try again.
 	Reject string
+	// Partial says that the receiver has the first Stored events of the sealed batch that the frame is or is of. The
+	// others are sent at once.
+	Partial bool
+	Stored  uint32
 }
 
 // Causes of rejection.
@@ -125,33 +132,41 @@ func (s *Sender) pause(ctx context.Context, sealed <-chan struct{}, wait time.Du
 func (s *Sender) deliver(ctx context.Context, e spool.Entry) (asked time.Duration, err error) {
 	frame, err := s.cfg.Spool.Read(e)
 	if errors.Is(err, spool.ErrCorrupt) {
-		s.setAside(e, "spool", "corrupt", err)
+		s.setAside(e, 0, "spool", "corrupt", err)
 		return 0, nil
 	}
+	stored := 0
 	if err == nil {
-		err = s.cfg.Transport.Send(ctx, frame)
+		stored, err = s.send(ctx, e, frame)
 	}
 	if err == nil {
 		s.cfg.Spool.Remove()
-		s.unspool(e, "", "")
+		s.unspool(e, counts{}, "", "")
 		s.succeeded()
 		return 0, nil
 	}
 	if ctx.Err() != nil {
 		return 0, err // not the receiver's fault
 	}
-	var failure *Failure
-	if !errors.As(err, &failure) {
-		failure = &Failure{Err: err}
-	}
+	failure := asFailure(err)
 	if failure.Reject != "" {
-		s.setAside(e, "send", failure.Reject, err)
+		s.setAside(e, stored, "send", failure.Reject, err)
 	} else {
-		s.cfg.Spool.Release()
+		if !s.parts.begun(e) { // or it might be evicted, and counted as lost whole
+			s.cfg.Spool.Release()
+		}
 		s.uplink.is(failure.Error(), "cannot upload", "error", err, "remedy", failure.Remedy)
 	}
 	s.failed(failure)
 	return failure.After, err
+}
+
+func asFailure(err error) *Failure {
+	var failure *Failure
+	if !errors.As(err, &failure) {
+		failure = &Failure{Err: err}
+	}
+	return failure
 }
 
 func rejects(err error) bool {
@@ -159,20 +174,25 @@ func rejects(err error) bool {
 	return errors.As(err, &failure) && failure.Reject != ""
 }
 
-// setAside moves a batch out of the way of those behind it.
-func (s *Sender) setAside(e spool.Entry, stage, cause string, why error) {
+// setAside moves a batch out of the way of those behind it. Of its events the receiver has the first stored ones; the
+// others are lost.
+func (s *Sender) setAside(e spool.Entry, stored int, stage, cause string, why error) {
+	lost := counts{0: e.Events}
+	if s.parts.of(e) {
+		lost, s.parts = s.parts.kindsFrom(stored), parts{}
+	}
 	if err := s.cfg.Spool.SetAside(cause); err != nil {
 		s.cfg.Logger.Warn("cannot keep a batch that was set aside", "batch", e.Sequence, "error", err)
 	}
-	s.unspool(e, stage, cause)
-	s.cfg.Logger.Warn("batch set aside, its events are lost", "batch", e.Sequence, "events", e.Events,
+	s.unspool(e, lost, stage, cause)
+	s.cfg.Logger.Warn("batch set aside, its events are lost", "batch", e.Sequence, "events", lost.total(),
 		"cause", stage+"/"+cause, "error", why)
 }
 
-func (s *Sender) unspool(e spool.Entry, stage, cause string) {
+func (s *Sender) unspool(e spool.Entry, lost counts, stage, cause string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.unspool(e.Sequence, e.Events, e.Epoch == s.cfg.Epoch, stage, cause)
+	s.ledger.unspool(e.Sequence, e.Events, e.Epoch == s.cfg.Epoch, lost, stage, cause)
 }
 
 func (s *Sender) succeeded() {

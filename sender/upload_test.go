@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/batch"
 	"github.com/taskguard/taskguard/sender/spool"
 )
 
@@ -96,6 +97,34 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// Refused credentials are refreshed at once, but once only: what is refused again waits.
+func TestRefresh(t *testing.T) {
+	for refusals, want := range map[int]time.Duration{1: 0, 2: minBackoff} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newReceiver(t)
+			var tries []time.Time
+			r.fault = func(_ context.Context, stored bool) error {
+				if !stored {
+					if tries = append(tries, time.Now()); len(tries) <= refusals {
+						return &Failure{Err: errors.New("credentials expired"), Refresh: true}
+					}
+				}
+				return nil
+			}
+			s := newSender(t, config(newSpool(t, spool.Config{}), r))
+			stop := start(t, s)
+			s.Emit(opened(0))
+			time.Sleep(time.Hour)
+			stop()
+			wantNumbers(t, r, 0, 1)
+			took := tries[len(tries)-1].Sub(tries[0])
+			if len(tries) != refusals+1 || took < want || took > 2*want {
+				t.Errorf("refused %d times: %d tries in %v, want one more in %v or a little later", refusals, len(tries), took, want)
+			}
+		})
+	}
+}
+
 func TestRejectedIsSetAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -108,10 +137,8 @@ func TestRejectedIsSetAside(t *testing.T) {
 			switch sent++; sent {
 			case 1:
 				time.Sleep(time.Millisecond) // until all are sealed: none tells of what becomes of another
-			case 2:
+			case 2, 3:
 				return fmt.Errorf("wrapped: %w", &Failure{Err: errors.New("malformed"), Reject: RejectMalformed})
-			case 3:
-				return &Failure{Err: errors.New("large"), Reject: RejectTooLarge}
 			}
 			return nil
 		}
@@ -124,14 +151,14 @@ func TestRejectedIsSetAside(t *testing.T) {
 		stop := start(t, s)
 		time.Sleep(time.Minute)
 		l := wantLaw(t, s)
-		if l.Lost["send/rejected"] != 10 || l.Lost["send/too_large"] != 10 || l.LostByKind[event.FileOpen] != 20 {
-			t.Errorf("ledger %+v, want 10 events rejected and 10 too large", l)
+		if l.Lost["send/rejected"] != 20 || l.LostByKind[event.FileOpen] != 20 {
+			t.Errorf("ledger %+v, want 20 events rejected", l)
 		}
 		if u := s.Upload(); u.Rejected != 2 || u.Retries != 0 || u.Problem != "" {
 			t.Errorf("state %+v, want two rejected and no problem left", u)
 		}
 		stop()
-		// 20 events, and one agent.loss for each cause.
+		// 20 events, and one agent.loss for each batch.
 		if l := wantLaw(t, s); l.Acked != 22 || l.Spooled+l.Open != 0 {
 			t.Errorf("ledger %+v, want 22 acknowledged", l)
 		}
@@ -369,7 +396,7 @@ func mendDir(t *testing.T, dir string) {
 // Whatever goes wrong at random, every snapshot of the ledger adds up, what is stored and what is counted as lost are
 // together what was emitted, nothing is stored twice, and nothing is out of order.
 func TestExactUnderRandomFaults(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomFaults(t, seed) })
 		})
@@ -408,6 +435,11 @@ func randomFaults(t *testing.T, seed uint64) {
 			return errors.New("refused")
 		}
 		return nil
+	}
+	if seed >= 4 {
+		r.tooLarge = func(b *batch.Batch) bool { // now and then even for an event alone
+			return len(b.Events) > 5 || b.Events[0].Kind == event.FileOpen && b.Events[0].File.Inode%50 == 3 && len(b.Events) == 1
+		}
 	}
 	limits := spool.Config{Dir: dir}
 	if evicts {

@@ -139,7 +139,10 @@ func names(cert *x509.Certificate) string {
 func (t *Transport) refused(response *http.Response, said answer, ours bool) error {
 	f := failure(nil, "look at the receiver's log", "%s answers %s", t.host(), status(response, said))
 	f.After = retryAfter(response.Header.Get("Retry-After"), time.Now())
+	stored, partial := storedOf(response)
 	switch code := response.StatusCode; {
+	case partial && ours:
+		f.Partial, f.Stored = true, stored
 	case code == http.StatusRequestEntityTooLarge:
 		f.Reject, f.Remedy = sender.RejectTooLarge, "raise the limit of what is in front of the receiver to 4 MiB"
 	case saysMalformed(code) && ours:
@@ -155,6 +158,12 @@ func (t *Transport) refused(response *http.Response, said answer, ours bool) err
 		return t.stranger(response.Status)
 	}
 	return f
+}
+
+// storedOf reads how many events of the batch the receiver has, from the answer to one that it has a part of.
+func storedOf(response *http.Response) (uint32, bool) {
+	stored, err := strconv.ParseUint(response.Header.Get("Taskguard-Stored"), 10, 32)
+	return uint32(stored), err == nil && response.StatusCode == http.StatusConflict
 }
 
 func saysMalformed(code int) bool {

@@ -151,6 +151,9 @@ func TestAnswers(t *testing.T) {
 		{401, `{"error":"who?"}`, [2]string{}, "", 0, "401 Unauthorized: who?", "allow this agent's identity"},
 		{403, ``, [2]string{"Date", longAgo}, "", 0, "403 Forbidden", "clock"},
 		{404, `not found`, [2]string{}, "", 0, "404 Not Found: not found", "correct url"},
+		{409, `{"error":"has a part"}`, [2]string{"Taskguard-Stored", "7"}, "stored 7", 0, "409 Conflict: has a part", "log"},
+		{409, `<html>proxy`, [2]string{"Taskguard-Stored", "7"}, "", 0, "409 Conflict", "correct url"},
+		{409, `{"error":"x"}`, [2]string{"Taskguard-Stored", "-1"}, "", 0, "409 Conflict: x", "log"},
 		{413, `<html>nginx`, [2]string{}, "too_large", 0, "413 Request Entity Too Large", "raise the limit"},
 		{429, `{"error":"rate"}`, [2]string{"Retry-After", "17"}, "", 17 * time.Second, "429 Too Many Requests: rate",
 			"rate"},
@@ -170,8 +173,12 @@ func TestAnswers(t *testing.T) {
 				}
 			})
 			f := wantFailure(t, newTransport(t, Config{URL: url, CAFile: ca.file(t, "")}), test.what, test.remedy)
-			if f.Reject != test.reject || f.After != test.after {
-				t.Errorf("reject %q, after %v, want %q, %v", f.Reject, f.After, test.reject, test.after)
+			reject := f.Reject
+			if f.Partial {
+				reject += fmt.Sprint("stored ", f.Stored)
+			}
+			if reject != test.reject || f.After != test.after {
+				t.Errorf("reject %q, after %v, want %q, %v", reject, f.After, test.reject, test.after)
 			}
 		})
 	}
