@@ -6,19 +6,20 @@ import (
 
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/sender/batch"
+	"github.com/taskguard/taskguard/sender/spool"
 )
 
 // Ledger accounts for every event: Observed == Acked + Spooled + Open + the sum of Lost.
 type Ledger struct {
-	Observed uint64 `json:"observed"` // by this run, and recovered from the spool at its start
+	Observed uint64 `json:"observed"` // by this run, and by the earlier ones whose ledger it goes on with
 	Acked    uint64 `json:"acked"`    // stored by the receiver
 	Spooled  uint64 `json:"spooled"`  // on disk, or being written there
 	Open     uint64 `json:"open"`     // in the open batch, or in one that waits to be sealed and spooled
 	// Lost counts by "<stage>/<cause>".
 	Lost map[string]uint64 `json:"lost"`
 
-	// ObservedByKind and LostByKind sum up to Observed and to Lost. Kind 0 stands for what an earlier run left in the
-	// spool, whose kinds are not known, and for kinds that this version does not know.
+	// ObservedByKind and LostByKind sum up to Observed and to Lost. Kind 0 stands for kinds that are not known: of a batch
+	// that cannot be read, and of what a newer version observed.
 	ObservedByKind map[event.Kind]uint64 `json:"-"`
 	LostByKind     map[event.Kind]uint64 `json:"-"`
 }
@@ -30,6 +31,18 @@ const maxLosses = 1024
 type counts [event.KindCount]uint64
 
 func (c *counts) add(kind event.Kind, n uint64) { c[known(kind)] += n }
+
+func (c *counts) addAll(of counts) {
+	for kind, n := range of {
+		c[kind] += n
+	}
+}
+
+func (c *counts) sub(of counts) {
+	for kind, n := range of {
+		c[kind] -= n
+	}
+}
 
 func (c *counts) total() (n uint64) {
 	for _, of := range c {
@@ -93,15 +106,38 @@ type lossCount struct {
 
 // ledger is the Ledger being kept. Each method keeps its law.
 type ledger struct {
-	observed             counts
-	acked, spooled, open uint64
-	lost                 map[lossKey]*lossCount
-	// told is how much of observed the endpoint has heard of: by batches of this run that reached the spool, and by
-	// the earlier runs that observed what was recovered.
+	observed       counts
+	acked, spooled uint64
+	open           counts
+	lost           map[lossKey]*lossCount
+	// told is how much of observed the endpoint has heard of, or will, by batches that reached the spool.
 	told uint64
 	// inSpool has the batches of this run that are in the spool, by sequence.
 	inSpool map[uint64]sparse
+	// landed is the last batch of this run that reached the spool; landing is the one that is being written there.
+	landed  uint64
+	landing *landing
+	leaving []leaving
 }
+
+// landing is a batch that is counted as spooled, as it may be acknowledged before its writer knows that it is on disk.
+type landing struct {
+	sequence uint64
+	events   counts
+	told     report
+}
+
+// leaving is a batch that is counted as acknowledged or lost and whose file may still be in the spool. Should the agent
+// end now, the next run finishes it.
+type leaving struct {
+	Epoch    uint64 `json:"epoch"`
+	Sequence uint64 `json:"sequence"`
+	Cause    string `json:"cause,omitempty"` // why it is set aside; empty when its file is removed
+	tried    bool   // to remove the file
+}
+
+// maxLeaving bounds the batches whose files cannot be removed that are remembered.
+const maxLeaving = 1024
 
 func newLedger(recovered uint64) ledger {
 	l := ledger{lost: make(map[lossKey]*lossCount), inSpool: make(map[uint64]sparse)}
@@ -114,9 +150,13 @@ func (l *ledger) observe(kind event.Kind, n uint64) { l.observed.add(kind, n) }
 
 // lose counts a loss of events that were observed and are no longer open or spooled.
 func (l *ledger) lose(kind event.Kind, stage, cause string, n uint64) {
-	if n == 0 {
-		return
+	if n > 0 {
+		l.loss(kind, stage, cause).total += n
 	}
+}
+
+// loss returns the count of a kind of loss.
+func (l *ledger) loss(kind event.Kind, stage, cause string) *lossCount {
 	key := lossKey{stage, cause, known(kind)}
 	count := l.lost[key]
 	if count == nil && len(l.lost) >= maxLosses {
@@ -127,7 +167,7 @@ func (l *ledger) lose(kind event.Kind, stage, cause string, n uint64) {
 		count = new(lossCount)
 		l.lost[key] = count
 	}
-	count.total += n
+	return count
 }
 
 func (l *ledger) loseAll(c counts, stage, cause string) {
@@ -137,24 +177,49 @@ func (l *ledger) loseAll(c counts, stage, cause string) {
 }
 
 // spool moves a batch from open into the spool.
-func (l *ledger) spool(sequence uint64, c counts) {
-	l.open -= c.total()
+func (l *ledger) spool(sequence uint64, c counts, told report) {
+	l.open.sub(c)
 	l.spooled += c.total()
 	l.inSpool[sequence] = c.sparse()
+	l.landing = &landing{sequence, c, told}
 }
 
-// unspool takes a batch of n events out of the spool: those in lost as lost for a cause, the others as acknowledged.
-func (l *ledger) unspool(sequence, n uint64, ownEpoch bool, lost counts, stage, cause string) {
-	if kinds, known := l.inSpool[sequence]; ownEpoch && known {
-		delete(l.inSpool, sequence)
-		c := kinds.counts()
-		if n = c.total(); lost.total() == n {
-			lost = c
+// land notes that the batch being written is in the spool, with what it tells.
+func (l *ledger) land() {
+	if l.landing != nil {
+		l.reported(l.landing.told)
+		l.landed, l.landing = l.landing.sequence, nil
+	}
+}
+
+// unspool takes a batch out of the spool: those of its events that are in lost as lost for a cause, the others as
+// acknowledged.
+func (l *ledger) unspool(e spool.Entry, lost counts, stage, cause string) {
+	l.spooled -= e.Events
+	l.acked += e.Events - lost.total()
+	l.loseAll(lost, stage, cause)
+}
+
+// leave notes that the file of a batch is about to leave the spool.
+func (l *ledger) leave(e spool.Entry, cause string) {
+	if len(l.leaving) == maxLeaving {
+		l.leaving = l.leaving[1:]
+	}
+	l.leaving = append(l.leaving, leaving{Epoch: e.Epoch, Sequence: e.Sequence, Cause: cause})
+}
+
+// left notes that the files of batches are gone, unless there are some that could not be removed.
+func (l *ledger) left(list []spool.Entry, leftover bool) {
+	for i := range l.leaving {
+		for _, e := range list {
+			if l.leaving[i].Epoch == e.Epoch && l.leaving[i].Sequence == e.Sequence {
+				l.leaving[i].tried = true
+			}
 		}
 	}
-	l.spooled -= n
-	l.acked += n - lost.total()
-	l.loseAll(lost, stage, cause)
+	if !leftover {
+		l.leaving = slices.DeleteFunc(l.leaving, func(of leaving) bool { return of.tried })
+	}
 }
 
 // report is what the ledger gained since the last batch that reached the spool.
@@ -201,7 +266,7 @@ func (l *ledger) unreported() bool {
 
 func (l *ledger) snapshot() Ledger {
 	out := Ledger{
-		Observed: l.observed.total(), Acked: l.acked, Spooled: l.spooled, Open: l.open,
+		Observed: l.observed.total(), Acked: l.acked, Spooled: l.spooled, Open: l.open.total(),
 		Lost: make(map[string]uint64), ObservedByKind: l.observed.byKind(), LostByKind: make(map[event.Kind]uint64),
 	}
 	for key, count := range l.lost {

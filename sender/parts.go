@@ -67,15 +67,7 @@ func (s *Sender) try(ctx context.Context, frame []byte) error {
 
 // cutUp makes ready to send a batch in parts.
 func (s *Sender) cutUp(e spool.Entry, frame []byte) error {
-	codec, err := batch.NewCodec()
-	if err != nil {
-		return fmt.Errorf("split batch: %w", err)
-	}
-	data, err := codec.Decompress(nil, frame)
-	if err != nil {
-		return fmt.Errorf("split batch: %w", err)
-	}
-	b, err := batch.Decode(data)
+	b, err := decodeFrame(frame, nil)
 	if err != nil {
 		return fmt.Errorf("split batch: %w", err)
 	}

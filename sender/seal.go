@@ -165,7 +165,7 @@ func (s *Sender) takeReport() report {
 	for _, loss := range r.Lost {
 		if loss.Kind != event.AgentLoss {
 			s.ledger.observe(event.AgentLoss, 1)
-			s.ledger.open++
+			s.ledger.open.add(event.AgentLoss, 1)
 			r.told++
 			r.Observed++
 		}
@@ -190,15 +190,21 @@ func (s *Sender) recycle(b *batch.Builder) {
 func (s *Sender) loseOpen(c counts, stage, cause string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.open -= c.total()
+	s.ledger.open.sub(c)
 	s.ledger.loseAll(c, stage, cause)
 }
 
 // store puts the sealed frame into the spool.
 func (s *Sender) store(c counts, told report) bool {
-	s.enter(c)
-	evicted, err := s.cfg.Spool.Put(spool.Entry{Epoch: s.cfg.Epoch, Sequence: s.sequence, Events: c.total()}, s.frame)
-	s.settle(c, evicted, told, err)
+	e := spool.Entry{Epoch: s.cfg.Epoch, Sequence: s.sequence, Events: c.total()}
+	s.enter(c, told)
+	var evicted []spool.Entry
+	err := s.cfg.Spool.Put(e, s.frame, func(old []spool.Entry) {
+		evicted = old
+		s.evict(old)
+	})
+	s.settle(e, c, evicted, err)
+	s.save()
 	if err != nil {
 		s.disk.is(rootText(err), "cannot spool batches, they are lost: free or repair the disk", "error", err)
 		return false
@@ -208,25 +214,37 @@ func (s *Sender) store(c counts, told report) bool {
 }
 
 // enter counts the batch as spooled. That is before it is, as it may be acknowledged before Put has returned.
-func (s *Sender) enter(c counts) {
+func (s *Sender) enter(c counts, told report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.spool(s.sequence, c)
+	s.ledger.spool(s.sequence, c, told)
+}
+
+// evict counts the batches that have to make room for another, before their files are removed.
+func (s *Sender) evict(list []spool.Entry) {
+	for _, e := range list {
+		s.leave(e, s.kinds(e, s.codec), "spool", "evicted", "")
+	}
+	s.save()
 }
 
 // settle counts what became of the batch and of those that had to make room for it.
-func (s *Sender) settle(c counts, evicted []spool.Entry, told report, err error) {
+func (s *Sender) settle(e spool.Entry, c counts, evicted []spool.Entry, err error) {
+	leftover := len(evicted) > 0 && s.cfg.Spool.Leftover() > 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, old := range evicted {
-		s.ledger.unspool(old.Sequence, old.Events, old.Epoch == s.cfg.Epoch, counts{0: old.Events}, "spool", "evicted")
+	if len(evicted) > 0 {
+		s.ledger.left(evicted, leftover)
 	}
-	switch {
-	case err == nil:
-		s.ledger.reported(told)
-	case errors.Is(err, spool.ErrFull):
-		s.ledger.unspool(s.sequence, c.total(), true, c, "spool", "full")
-	default:
-		s.ledger.unspool(s.sequence, c.total(), true, c, "spool", "write")
+	if err == nil {
+		s.ledger.land()
+		return
 	}
+	s.ledger.landing = nil
+	delete(s.ledger.inSpool, e.Sequence)
+	cause := "write"
+	if errors.Is(err, spool.ErrFull) {
+		cause = "full"
+	}
+	s.ledger.unspool(e, c, "spool", cause)
 }

@@ -50,6 +50,9 @@ type Config struct {
 	Host      func() event.Host // asked at every seal; required
 	Spool     *spool.Spool      // the sender's alone; required
 	Transport Transport         // required
+	// LedgerFile is where the ledger is kept, so that it goes on in the next run. Empty is nowhere: it begins with what
+	// is in the spool.
+	LedgerFile string
 	// Late tells what was not known yet when an event came.
 	Late batch.Late
 	// Updates returns what became known since it was last asked, after a batch had been sealed that said it was pending.
@@ -83,6 +86,8 @@ type Sender struct {
 	closed  bool // the last batch is taken: what comes now is lost
 	upload  Upload
 
+	file ledgerFile
+
 	// What follows is used by the goroutine that seals, only.
 	sequence    uint64
 	pending     batch.Updates
@@ -102,8 +107,9 @@ type handedOver struct {
 	at      time.Time
 }
 
-// New returns a sender. The events that the spool holds already count as observed and spooled: the ledger accounts
-// for all that this agent is responsible for.
+// New returns a sender. Its ledger goes on where that of the run before ended, be it in order, killed or by a power cut:
+// what was open then is lost, as queue/killed, and what is missing in the spool as spool/vanished. Without an earlier
+// ledger, the events that the spool holds count as observed and spooled.
 func New(cfg Config) (*Sender, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("create sender: %w", err)
@@ -119,7 +125,7 @@ func New(cfg Config) (*Sender, error) {
 	s.full = make([]handedOver, 0, builders)
 	s.disk = trouble{log: cfg.Logger, over: "spool takes batches again"}
 	s.uplink = trouble{log: cfg.Logger, over: "upload works again"}
-	s.ledger = newLedger(cfg.Spool.Stats().Events)
+	s.ledger = s.openLedger()
 	return s, nil
 }
 
@@ -173,7 +179,7 @@ func (s *Sender) Emit(e *event.Event) {
 		return
 	}
 	s.open.Append(e)
-	s.ledger.open++
+	s.ledger.open.add(e.Kind, 1)
 	if s.open.Events() >= s.cfg.MaxEvents || s.open.Size() >= s.cfg.MaxBytes {
 		s.full = append(s.full, handedOver{s.open, time.Now()})
 		s.open = nil
@@ -225,6 +231,8 @@ func (s *Sender) Run(ctx context.Context) error {
 	timeout := time.AfterFunc(s.cfg.DrainTimeout, cancel)
 	defer timeout.Stop()
 	running.Wait()
+	s.save()
+	s.file.close()
 	return nil
 }
 

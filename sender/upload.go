@@ -140,8 +140,10 @@ func (s *Sender) deliver(ctx context.Context, e spool.Entry) (asked time.Duratio
 		stored, err = s.send(ctx, e, frame)
 	}
 	if err == nil {
+		s.leave(e, counts{}, "", "", "")
+		s.save()
 		s.cfg.Spool.Remove()
-		s.unspool(e, counts{}, "", "")
+		s.left(e)
 		s.succeeded()
 		return 0, nil
 	}
@@ -177,22 +179,41 @@ func rejects(err error) bool {
 // setAside moves a batch out of the way of those behind it. Of its events the receiver has the first stored ones; the
 // others are lost.
 func (s *Sender) setAside(e spool.Entry, stored int, stage, cause string, why error) {
-	lost := counts{0: e.Events}
+	var lost counts
 	if s.parts.of(e) {
 		lost, s.parts = s.parts.kindsFrom(stored), parts{}
+	} else {
+		lost = s.kinds(e, nil)
 	}
+	s.leave(e, lost, stage, cause, cause)
+	s.save()
 	if err := s.cfg.Spool.SetAside(cause); err != nil {
 		s.cfg.Logger.Warn("cannot keep a batch that was set aside", "batch", e.Sequence, "error", err)
 	}
-	s.unspool(e, lost, stage, cause)
+	s.left(e)
 	s.cfg.Logger.Warn("batch set aside, its events are lost", "batch", e.Sequence, "events", lost.total(),
 		"cause", stage+"/"+cause, "error", why)
 }
 
-func (s *Sender) unspool(e spool.Entry, lost counts, stage, cause string) {
+// leave counts a batch that is about to leave the spool: those of its events that are in lost as lost.
+func (s *Sender) leave(e spool.Entry, lost counts, stage, cause, aside string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.unspool(e.Sequence, e.Events, e.Epoch == s.cfg.Epoch, lost, stage, cause)
+	if e.Epoch == s.cfg.Epoch {
+		if l := s.ledger.landing; l != nil && l.sequence == e.Sequence {
+			s.ledger.land()
+		}
+		delete(s.ledger.inSpool, e.Sequence)
+	}
+	s.ledger.unspool(e, lost, stage, cause)
+	s.ledger.leave(e, aside)
+}
+
+func (s *Sender) left(e spool.Entry) {
+	leftover := s.cfg.Spool.Leftover() > 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ledger.left([]spool.Entry{e}, leftover)
 }
 
 func (s *Sender) succeeded() {

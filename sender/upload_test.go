@@ -243,29 +243,6 @@ func TestRestartWithAFilledSpool(t *testing.T) {
 	})
 }
 
-func TestEvictedOfAnEarlierRunIsOfUnknownKind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		cfg := config(newSpool(t, spool.Config{Dir: dir}), newReceiver(t))
-		cfg.MaxEvents = 10
-		fill(t, cfg, 0, 20)
-		cfg.Spool, cfg.Epoch = newSpool(t, spool.Config{Dir: dir, MaxBytes: 8 << 10}), 200
-		r := newReceiver(t)
-		cfg.Transport = r
-		s := newSender(t, cfg)
-		for i := range 10 {
-			s.Emit(opened(i))
-		}
-		// Sealed before there is anyone who uploads.
-		next, _ := s.takeFull()
-		s.seal(next)
-		l := wantLaw(t, s)
-		if l.Lost["spool/evicted"] != 10 || l.LostByKind[0] != 10 {
-			t.Errorf("ledger %+v, want 10 events evicted, of unknown kind", l)
-		}
-	})
-}
-
 func TestDrainAtStop(t *testing.T) {
 	down := errors.New("connection refused")
 	for _, test := range []struct {

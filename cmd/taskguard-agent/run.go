@@ -314,7 +314,7 @@ func (a *agent) openSender() error {
 	a.recent = newRecent()
 	a.sender, err = sender.New(sender.Config{
 		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
-		Spool: a.spool, Transport: transport,
+		Spool: a.spool, Transport: transport, LedgerFile: a.cfg.StateDir + "/ledger",
 		Late: batch.Late{
 			Describe: a.tracker.Describe, User: a.accounts.User, Group: a.accounts.Group, Digest: a.hasher.Digest,
 		},

@@ -137,10 +137,10 @@ func live(s *Spool) life {
 		delete(l.stored, e.name())
 		l.ended[e.name()] = true
 	}
-	put := func(sequence uint64) {
+	store := func(sequence uint64) {
 		e := Entry{Epoch: 1, Sequence: sequence, Events: 1}
 		e.crc = checksum(frameOf(e, 3000))
-		evicted, err := s.Put(e, frameOf(e, 3000))
+		evicted, err := put(s, e, frameOf(e, 3000))
 		for _, old := range evicted {
 			end(old)
 		}
@@ -148,22 +148,22 @@ func live(s *Spool) life {
 			l.stored[e.name()] = true
 		}
 	}
-	put(1)
-	put(2)
+	store(1)
+	store(2)
 	if e, ok := s.Next(); ok {
 		s.Remove()
 		end(e)
 	}
-	put(3)
-	put(4)
-	put(5) // evicts
+	store(3)
+	store(4)
+	store(5) // evicts
 	if e, ok := s.Next(); ok {
 		if s.SetAside("rejected") == nil {
 			end(e)
 		}
 		end(e)
 	}
-	put(6)
+	store(6)
 	return l
 }
 
@@ -237,7 +237,7 @@ func TestFaultAtEveryStep(t *testing.T) {
 				var want []string
 				for i := uint64(1); i <= 3; i++ {
 					e := Entry{Epoch: 1, Sequence: i}
-					_, err := s.Put(e, frameOf(e, 100))
+					_, err := put(s, e, frameOf(e, 100))
 					switch {
 					case err == nil:
 						want = append(want, fmt.Sprintf("1/%d:0", i))
@@ -280,7 +280,7 @@ func TestReadOnlyDisk(t *testing.T) {
 		t.Errorf("%+v, want two leftover files that fill the spool", got)
 	}
 	e := Entry{Epoch: 1, Sequence: 3}
-	if _, err := s.Put(e, frameOf(e, 10)); !errors.Is(err, ErrFull) {
+	if _, err := put(s, e, frameOf(e, 10)); !errors.Is(err, ErrFull) {
 		t.Errorf("put: %v, want ErrFull", err)
 	}
 	disk.failAt = 0

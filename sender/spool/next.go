@@ -26,7 +26,7 @@ func (s *Spool) Next() (Entry, bool) {
 	return *s.held, true
 }
 
-// Read returns the frame of a batch that Next returned. An error that wraps ErrCorrupt is for good: set it aside.
+// Read returns the frame of a batch in the spool, or of one that is about to leave it. An error that wraps ErrCorrupt is for good: set it aside.
 func (s *Spool) Read(e Entry) ([]byte, error) {
 	if e.Size > MaxFrame {
 		return nil, fmt.Errorf("read %s: %d bytes: %w", e.name(), e.Size, ErrCorrupt)
@@ -70,6 +70,10 @@ func (s *Spool) SetAside(cause string) error {
 	if !ok {
 		return nil
 	}
+	return s.setAside(e, cause)
+}
+
+func (s *Spool) setAside(e Entry, cause string) error {
 	if err := os.MkdirAll(s.path(rejectedDir), 0o700); err != nil {
 		s.discard(remains{e.name(), e.footprint()})
 		return fmt.Errorf("set batch %d aside: %w", e.Sequence, err)
@@ -83,6 +87,33 @@ func (s *Spool) SetAside(cause string) error {
 		s.discard(old)
 	}
 	return nil
+}
+
+// Withdraw finishes what a crash cut off: it takes a batch that is not held out of the spool, if it is there; with a
+// cause, to where SetAside moves it.
+func (s *Spool) Withdraw(epoch, sequence uint64, cause string) error {
+	e, ok := s.take(epoch, sequence)
+	if !ok {
+		return nil
+	}
+	if cause != "" {
+		return s.setAside(e, cause)
+	}
+	s.discard(remains{e.name(), e.footprint()})
+	return nil
+}
+
+func (s *Spool) take(epoch, sequence uint64) (Entry, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := slices.IndexFunc(s.queue, func(e Entry) bool { return e.Epoch == epoch && e.Sequence == sequence })
+	if at < 0 {
+		return Entry{}, false
+	}
+	e := s.queue[at]
+	s.queue = slices.Delete(s.queue, at, at+1)
+	s.bytes -= e.footprint()
+	return e, true
 }
 
 // keepRejected adds a file to those set aside and returns which must go.

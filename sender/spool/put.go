@@ -8,32 +8,35 @@ import (
 )
 
 // Put appends a batch. The entry needs an Epoch, a Sequence and Events; no two may share epoch and sequence. When the
-// batch does not fit, the oldest ones are evicted and returned, also beside an error. With an error the batch is not
-// in the spool. Only if its file cannot be removed either, and the agent ends before a later Put has removed it, Open
-// finds it again.
-func (s *Spool) Put(e Entry, frame []byte) (evicted []Entry, err error) {
+// batch does not fit, the oldest ones are evicted, also beside an error: before their files are removed, evict is called
+// with them, unless it is nil. With an error the batch is not in the spool. Only if its file cannot be removed either,
+// and the agent ends before a later Put has removed it, Open finds it again.
+func (s *Spool) Put(e Entry, frame []byte, evict func([]Entry)) error {
 	e.Size, e.crc = int64(len(frame)), checksum(frame)
 	if e.Size > MaxFrame {
-		return nil, fmt.Errorf("spool batch %d: %d bytes, want at most %d", e.Sequence, e.Size, MaxFrame)
+		return fmt.Errorf("spool batch %d: %d bytes, want at most %d", e.Sequence, e.Size, MaxFrame)
 	}
 	s.removeLeftover()
-	evicted, err = s.makeRoom(e.footprint())
+	evicted, err := s.makeRoom(e.footprint())
+	if len(evicted) > 0 && evict != nil {
+		evict(evicted)
+	}
 	for _, old := range evicted {
 		s.discard(remains{old.name(), old.footprint()})
 	}
 	if err != nil {
-		return evicted, fmt.Errorf("spool batch %d: %w", e.Sequence, err)
+		return fmt.Errorf("spool batch %d: %w", e.Sequence, err)
 	}
 	if err := s.write(e.name(), frame); err != nil {
 		s.addBytes(-e.footprint())
-		return evicted, fmt.Errorf("spool batch %d: %w", e.Sequence, err)
+		return fmt.Errorf("spool batch %d: %w", e.Sequence, err)
 	}
 	s.insert(e)
 	select {
 	case s.changed <- struct{}{}:
 	default:
 	}
-	return evicted, nil
+	return nil
 }
 
 // makeRoom reserves bytes and takes what must go for them out of the queue.

@@ -195,6 +195,20 @@ func (s *Spool) Stats() Stats {
 	return stats
 }
 
+// Entries returns the batches that are not held, oldest first.
+func (s *Spool) Entries() []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.queue)
+}
+
+// Leftover is how many files could not be removed. The next Put tries again.
+func (s *Spool) Leftover() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.leftover)
+}
+
 // Changed returns a channel that receives after a Put. It holds one value: a receiver looks for all that is new.
 func (s *Spool) Changed() <-chan struct{} { return s.changed }
 

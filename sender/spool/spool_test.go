@@ -25,9 +25,15 @@ func frameOf(e Entry, size int) []byte {
 	return bytes.Repeat(fmt.Appendf(nil, "%d/%d.", e.Epoch, e.Sequence), size)[:size]
 }
 
+// put appends a batch and returns what was evicted for it.
+func put(s *Spool, e Entry, frame []byte) (evicted []Entry, err error) {
+	err = s.Put(e, frame, func(old []Entry) { evicted = old })
+	return evicted, err
+}
+
 func mustPut(t *testing.T, s *Spool, e Entry, size int) []Entry {
 	t.Helper()
-	evicted, err := s.Put(e, frameOf(e, size))
+	evicted, err := put(s, e, frameOf(e, size))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +157,7 @@ func TestHeldIsNotEvicted(t *testing.T) {
 		t.Errorf("evicted %v, want batch 2", evicted)
 	}
 	big := Entry{Epoch: 1, Sequence: 4}
-	if evicted, err := s.Put(big, frameOf(big, block+1)); !errors.Is(err, ErrFull) || len(evicted) != 0 {
+	if evicted, err := put(s, big, frameOf(big, block+1)); !errors.Is(err, ErrFull) || len(evicted) != 0 {
 		t.Errorf("put what cannot fit beside the held batch: %v, evicted %v, want ErrFull and none", err, evicted)
 	}
 	if again, _ := s.Next(); again != held {
@@ -166,12 +172,12 @@ func TestHeldIsNotEvicted(t *testing.T) {
 
 func TestPutRefusesTooLarge(t *testing.T) {
 	s := mustOpen(t, Config{Dir: t.TempDir()})
-	if _, err := s.Put(Entry{Epoch: 1, Sequence: 1}, make([]byte, MaxFrame+1)); err == nil {
+	if _, err := put(s, Entry{Epoch: 1, Sequence: 1}, make([]byte, MaxFrame+1)); err == nil {
 		t.Error("frame above MaxFrame accepted")
 	}
 	s = mustOpen(t, Config{Dir: t.TempDir(), MaxBytes: block})
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
-	evicted, err := s.Put(Entry{Epoch: 1, Sequence: 2}, make([]byte, block+1))
+	evicted, err := put(s, Entry{Epoch: 1, Sequence: 2}, make([]byte, block+1))
 	if !errors.Is(err, ErrFull) || len(evicted) != 0 {
 		t.Errorf("%v, evicted %v, want ErrFull without eviction", err, evicted)
 	}
