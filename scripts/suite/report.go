@@ -42,7 +42,11 @@ type Report struct {
 	ended  map[string]bool             // packages
 	sum    Result
 	rungs  []Rung
+	failed []string
 }
+
+// maxShown is how much of a failed test's output Failed gives, from its end.
+const maxShown = 400
 
 // NewReport returns a report that is written as tests end.
 func NewReport(out io.Writer) *Report {
@@ -82,6 +86,18 @@ func (r *Report) AddAll(in io.Reader) error {
 // Result returns the sum of the packages that have ended.
 func (r *Report) Result() Result { return r.sum }
 
+// Failed tells of each failed test once more: who reads only the end of a long log should see why.
+func (r *Report) Failed() []string { return r.failed }
+
+// fail shows a failed test.
+func (r *Report) fail(name, output string) {
+	fmt.Fprintf(r.out, "FAIL %s\n%s", name, output)
+	if cut := len(output) - maxShown; cut > 0 {
+		output = "    …" + strings.ToValidUTF8(output[cut:], "")
+	}
+	r.failed = append(r.failed, "FAIL "+name+"\n"+output)
+}
+
 // Rungs returns what the tests told of rungs, in that order.
 func (r *Report) Rungs() []Rung { return r.rungs }
 
@@ -94,7 +110,7 @@ func (r *Report) Unended(packages []string) []string {
 func (r *Report) Abort(pkg, reason string) {
 	r.take(testEvent{Action: "output", Package: pkg, Output: reason + "\n"})
 	r.of(pkg).Failed++
-	fmt.Fprintf(r.out, "FAIL %s\n%s%s", short(pkg), indent(r.text(pkg+" ")), r.unended(pkg))
+	r.fail(short(pkg), indent(r.text(pkg+" "))+r.unended(pkg))
 	r.sum.Add(*r.of(pkg))
 }
 
@@ -131,7 +147,7 @@ func (r *Report) text(key string) string {
 func (r *Report) testEnded(e testEvent, output string) {
 	switch e.Action {
 	case "fail":
-		fmt.Fprintf(r.out, "FAIL %s %s (%.2fs)\n%s", short(e.Package), e.Test, e.Elapsed, indent(output))
+		r.fail(fmt.Sprintf("%s %s (%.2fs)", short(e.Package), e.Test, e.Elapsed), indent(output))
 	case "skip":
 		fmt.Fprintf(r.out, "skip %s %s\n%s", short(e.Package), e.Test, indent(output))
 	}
@@ -165,7 +181,7 @@ func (r *Report) packageEnded(e testEvent, output string) {
 		unended := r.unended(e.Package)
 		if n.Failed == 0 || unended != "" {
 			n.Failed++
-			fmt.Fprintf(r.out, "FAIL %s\n%s%s", short(e.Package), indent(output), unended)
+			r.fail(short(e.Package), indent(output)+unended)
 		}
 	}
 	r.sum.Add(*n)

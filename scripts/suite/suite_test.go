@@ -102,6 +102,9 @@ func TestReport(t *testing.T) {
 			if got := r.Result(); got != c.want {
 				t.Errorf("%v, want %v", got, c.want)
 			}
+			if failed := r.Failed(); (len(failed) > 0) != (c.want.Failed > 0) {
+				t.Errorf("failed: %q", failed)
+			}
 			for _, text := range c.prints {
 				if !strings.Contains(out.String(), text) {
 					t.Errorf("%q lacks %q", out.String(), text)

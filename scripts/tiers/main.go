@@ -51,6 +51,7 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	var sum suite.Result
 	var summary strings.Builder
+	var failed []string
 	for _, t := range tiers(found) {
 		if t.cannot != "" {
 			fmt.Fprintf(&summary, "%-10s not run: %s\n", t.name, t.cannot)
@@ -58,14 +59,15 @@ func run(ctx context.Context, out io.Writer) error {
 		}
 		fmt.Fprintf(out, "== %s\n", t.name)
 		start := time.Now()
-		r, err := t.run(ctx, out)
+		r, texts, err := t.run(ctx, out)
 		if err != nil {
 			return fmt.Errorf("run %s tier: %w", t.name, err)
 		}
+		failed = append(failed, texts...)
 		fmt.Fprintf(&summary, "%-10s %s in %s%s\n", t.name, r, time.Since(start).Round(time.Second), t.note)
 		sum.Add(r)
 	}
-	fmt.Fprintf(out, "== summary\n%s%s\n", summary.String(), sum)
+	fmt.Fprintf(out, "== summary\n%s%s%s\n", strings.Join(failed, ""), summary.String(), sum)
 	if sum.Failed > 0 {
 		return errFailed
 	}
@@ -122,8 +124,8 @@ func hasCapability(bit uint) bool {
 	return false
 }
 
-// run runs the tier's tests and reports as they end.
-func (t *tier) run(ctx context.Context, out io.Writer) (suite.Result, error) {
+// run runs the tier's tests and reports as they end, and returns the failed ones.
+func (t *tier) run(ctx context.Context, out io.Writer) (suite.Result, []string, error) {
 	args := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=20m"}, t.args)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -135,25 +137,25 @@ func (t *tier) run(ctx context.Context, out io.Writer) (suite.Result, error) {
 	cmd.Stderr = out
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return suite.Result{}, err
+		return suite.Result{}, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return suite.Result{}, err
+		return suite.Result{}, nil, err
 	}
 	report := suite.NewReport(out)
 	readErr := report.AddAll(stdout)
 	waitErr := cmd.Wait()
 	r := report.Result()
 	if ctx.Err() != nil {
-		return r, errors.New("interrupted")
+		return r, report.Failed(), errors.New("interrupted")
 	}
 	if waitErr != nil && r.Failed == 0 {
-		return r, fmt.Errorf("go test failed without a failed test: %w", waitErr)
+		return r, report.Failed(), fmt.Errorf("go test failed without a failed test: %w", waitErr)
 	}
 	if t.name == "kernel" {
-		return r, errors.Join(readErr, keepRungs(out, report.Rungs()))
+		return r, report.Failed(), errors.Join(readErr, keepRungs(out, report.Rungs()))
 	}
-	return r, readErr
+	return r, report.Failed(), readErr
 }
 
 // keepRungs prints the rungs of the running kernel, and keeps them for the table of all kernels.

@@ -31,7 +31,7 @@ func (w *work) testOn(ctx context.Context, k kernel, img image, out io.Writer) o
 	start := time.Now()
 	report := suite.NewReport(out)
 	err := w.boot(ctx, k, img, report, out)
-	return outcome{Result: report.Result(), rungs: report.Rungs(), took: time.Since(start), err: err}
+	return outcome{Result: report.Result(), rungs: report.Rungs(), failed: report.Failed(), took: time.Since(start), err: err}
 }
 
 func (w *work) boot(ctx context.Context, k kernel, img image, report *suite.Report, out io.Writer) error {

@@ -199,9 +199,10 @@ func (w *work) test(ctx context.Context, chosen []kernel, out io.Writer) error {
 // outcome is how the tests on one kernel went.
 type outcome struct {
 	suite.Result
-	rungs []suite.Rung
-	took  time.Duration
-	err   error // why the result says nothing
+	rungs  []suite.Rung
+	failed []string
+	took   time.Duration
+	err    error // why the result says nothing
 }
 
 // sum tells of all kernels.
@@ -222,6 +223,11 @@ func (w *work) sum(chosen []kernel, outcomes []outcome, out io.Writer) error {
 		}
 	}
 	errs = append(errs, printRungs(out))
+	for i, k := range chosen {
+		for _, text := range outcomes[i].failed {
+			fmt.Fprintf(out, "%s: %s", k.name, text)
+		}
+	}
 	if sum.Failed > 0 {
 		errs = append(errs, errors.New("tests failed"))
 	}
