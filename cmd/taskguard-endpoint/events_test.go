@@ -161,7 +161,7 @@ func TestIncompleteReadsSaySo(t *testing.T) {
 		t.Fatal(err)
 	}
 	damaged := batch.Header{ID: batch.ID{Agent: event.ID{7}, Epoch: 1, Sequence: 1}}
-	if _, err := store.Append(t.Context(), &damaged, []byte("not a frame")); err != nil {
+	if _, err := store.Append(t.Context(), &damaged, 1, []byte("not a frame")); err != nil {
 		t.Fatal(err)
 	}
 	store.Close()
@@ -211,7 +211,7 @@ func TestSlowReaderIsWaitedFor(t *testing.T) {
 		e := event.Event{Time: time.Now(), Kind: event.DNSResponse, DNS: &event.DNS{Payload: noise}}
 		frame := m.next(nil, e)
 		h := batch.Header{ID: batch.ID{Agent: m.agent, Epoch: 1, Sequence: m.sequence}}
-		if _, err := store.Append(t.Context(), &h, frame); err != nil {
+		if _, err := store.Append(t.Context(), &h, 1, frame); err != nil {
 			t.Fatal(err)
 		}
 	}

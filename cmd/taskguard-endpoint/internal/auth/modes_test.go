@@ -37,7 +37,7 @@ type memory struct {
 	stored int
 }
 
-func (m *memory) Append(context.Context, *batch.Header, []byte) (bool, error) {
+func (m *memory) Append(context.Context, *batch.Header, int, []byte) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stored++

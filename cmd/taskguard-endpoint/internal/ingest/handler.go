@@ -24,7 +24,7 @@ import (
 type Store interface {
 	// Append stores a frame and returns true, or returns false when it has the batch already. A batch for which it
 	// returned without an error is durable.
-	Append(ctx context.Context, h *batch.Header, frame []byte) (bool, error)
+	Append(ctx context.Context, h *batch.Header, events int, frame []byte) (bool, error)
 }
 
 // Authenticator finds out who sends a request with a body, or refuses it with an *auth.Refusal.
@@ -198,7 +198,14 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request) (bool, error) 
 
 // store stores a batch and counts it.
 func (h *Handler) store(r *http.Request, b *batch.Batch, frame []byte) (bool, error) {
-	stored, err := h.cfg.Store.Append(r.Context(), &b.Header, frame)
+	stored, err := h.cfg.Store.Append(r.Context(), &b.Header, len(b.Events), frame)
+	var partial interface {
+		error
+		StoredEvents() uint32
+	}
+	if errors.As(err, &partial) {
+		return false, conflict(partial.Error(), partial.StoredEvents())
+	}
 	if r.Context().Err() == nil {
 		h.report.store(err)
 	}

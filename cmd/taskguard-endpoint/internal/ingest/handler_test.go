@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -28,7 +29,7 @@ type fakeStore struct {
 	hold chan struct{} // unless nil, Append waits for it
 }
 
-func (s *fakeStore) Append(ctx context.Context, h *batch.Header, _ []byte) (bool, error) {
+func (s *fakeStore) Append(ctx context.Context, h *batch.Header, _ int, _ []byte) (bool, error) {
 	if s.hold != nil {
 		<-s.hold
 	}
@@ -43,6 +44,26 @@ func (s *fakeStore) Append(ctx context.Context, h *batch.Header, _ []byte) (bool
 	repeat := s.seen[h.ID]
 	s.seen[h.ID] = true
 	return !repeat, nil
+}
+
+// partly is what a store says that has the first events of a batch.
+type partly uint32
+
+func (p partly) Error() string { return "has a part" }
+
+func (p partly) StoredEvents() uint32 { return uint32(p) }
+
+// A batch of which a part is stored is answered with how much that is, and is no fault of the store.
+func TestConflict(t *testing.T) {
+	h := newHandler(t, Config{Store: &fakeStore{err: fmt.Errorf("append: %w", partly(7))}})
+	r := httptest.NewRequest(http.MethodPost, "/v1/batches", bytes.NewReader(newFrame(t, event.ID{1}, 1)))
+	r.Header.Set("Content-Type", batch.ContentType)
+	r.Header.Set("Taskguard-Agent", event.ID{1}.String())
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusConflict || w.Header().Get("Taskguard-Stored") != "7" || !strings.Contains(w.Body.String(), "has a part") {
+		t.Errorf("answer %d, %v, %s", w.Code, w.Header(), w.Body)
+	}
 }
 
 func newHandler(t testing.TB, cfg Config) *Handler {

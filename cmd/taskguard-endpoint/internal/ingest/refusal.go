@@ -18,6 +18,7 @@ type refusal struct {
 	status int
 	reason string
 	retry  time.Duration // unless 0, when to try again
+	stored uint32        // with 409: how many events of the batch are stored
 }
 
 func (r *refusal) Error() string { return r.reason }
@@ -40,6 +41,10 @@ func tooMany(wait time.Duration) *refusal {
 	return &refusal{status: http.StatusTooManyRequests, reason: "too many batches of this agent", retry: wait}
 }
 
+func conflict(reason string, stored uint32) *refusal {
+	return &refusal{status: http.StatusConflict, reason: reason, stored: stored}
+}
+
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	why := &refusal{status: http.StatusInternalServerError, reason: "internal error"}
 	errors.As(err, &why)
@@ -47,6 +52,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	h.report.refusal(why, r.RemoteAddr)
 	if why.retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(why.retry.Seconds()))))
+	}
+	if why.status == http.StatusConflict {
+		w.Header().Set("Taskguard-Stored", strconv.FormatUint(uint64(why.stored), 10))
 	}
 	answer(w, why.status, map[string]string{"error": why.reason})
 }

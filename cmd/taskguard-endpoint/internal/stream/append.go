@@ -19,28 +19,53 @@ const (
 	batchPrefix   = "taskguard.batches."
 	batchSubjects = batchPrefix + "*.*" // agent, epoch
 
-	// headerSequence holds a batch's sequence number.
+	// headerSequence holds a batch's sequence number, headerStored how many of its events are stored with this message,
+	// unless that is all.
 	headerSequence = "Taskguard-Sequence"
+	headerStored   = "Taskguard-Stored"
 	// appendAttempts is how often Append looks again when another append to the same subject came first.
 	appendAttempts = 3
 )
 
-// Append stores a batch, given as the frame it came in and the header that was decoded from it, unless the log has
-// it: then it returns false. Batches of one agent and epoch must come in the order of their sequence numbers; one
-// that is not above the highest stored is a repeat. When Append returns true the batch is on stable storage; when it
-// returns an error the batch may be stored all the same, and appending it again tells.
-func (s *Store) Append(ctx context.Context, h *batch.Header, frame []byte) (bool, error) {
+// PartialError says that a frame does not begin where the log ends: of its sealed batch, the log has the first Stored
+// events. What is left from there on can be appended.
+type PartialError struct{ Stored uint32 }
+
+func (e *PartialError) Error() string {
+	return fmt.Sprintf("the log has the first %d events of this batch: send it from there on", e.Stored)
+}
+
+// StoredEvents is how many events of the sealed batch are in the log.
+func (e *PartialError) StoredEvents() uint32 { return e.Stored }
+
+// Append stores a batch or a part of one, given as the frame it came in, and the header and the number of events that
+// were decoded from it, unless the log has it: then it returns false. Batches of one agent and epoch must come in the
+// order of their sequence numbers, and parts in the order of their events; what ends where the log ends, or before, is
+// a repeat, and what begins elsewhere a PartialError. When Append returns true the batch is on stable storage; when it
+// returns another error the batch may be stored all the same, and appending it again tells.
+func (s *Store) Append(ctx context.Context, h *batch.Header, events int, frame []byte) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	stored, err := s.append(ctx, h, frame)
-	if err != nil {
+	stored, err := s.append(ctx, h, endOf(h, events), frame)
+	var partial *PartialError
+	if err != nil && !errors.As(err, &partial) {
 		s.noticeFailure()
+	}
+	if err != nil {
 		return false, fmt.Errorf("append batch: %w", err)
 	}
 	return stored, nil
 }
 
-func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool, error) {
+// endOf returns the position behind a frame: how many events of its sealed batch are stored when it is.
+func endOf(h *batch.Header, events int) uint32 {
+	if end := h.First + uint32(events); h.Sealed != 0 && end < h.Sealed {
+		return end
+	}
+	return whole
+}
+
+func (s *Store) append(ctx context.Context, h *batch.Header, end uint32, frame []byte) (bool, error) {
 	key := markKey{h.ID.Agent, h.ID.Epoch}
 	m, known := s.marks.get(key)
 	if !known {
@@ -51,7 +76,11 @@ func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool
 	}
 	described := false
 	for range appendAttempts {
-		if h.ID.Sequence <= m.sequence {
+		repeat, err := m.place(h, end)
+		if err != nil {
+			return false, err
+		}
+		if repeat {
 			s.marks.put(key, m)
 			return false, s.dir.sync()
 		}
@@ -61,9 +90,9 @@ func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool
 			}
 			described = true
 		}
-		seq, err := s.publish(ctx, h.ID, frame, m.last)
+		seq, err := s.publish(ctx, h.ID, end, frame, m.last)
 		if err == nil {
-			s.marks.put(key, mark{sequence: h.ID.Sequence, last: seq})
+			s.marks.put(key, mark{sequence: h.ID.Sequence, stored: end, last: seq})
 			return true, s.dir.sync()
 		}
 		if !isWrongLast(err) {
@@ -74,7 +103,10 @@ func (s *Store) append(ctx context.Context, h *batch.Header, frame []byte) (bool
 		if err != nil {
 			return false, err
 		}
-		m = mark{sequence: max(m.sequence, found.sequence), last: found.last}
+		if found.before(m) {
+			found.sequence, found.stored = m.sequence, m.stored
+		}
+		m = found
 	}
 	return false, errors.New("others append the same agent's batches at the same time")
 }
@@ -94,10 +126,13 @@ func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
 
 // publish stores a frame if the last message of its subject is the one with sequence number last, which JetStream
 // checks under its lock, so that of several appends one succeeds.
-func (s *Store) publish(ctx context.Context, id batch.ID, frame []byte, last uint64) (uint64, error) {
+func (s *Store) publish(ctx context.Context, id batch.ID, end uint32, frame []byte, last uint64) (uint64, error) {
 	msg := &nats.Msg{Subject: subjectOf(markKey{id.Agent, id.Epoch}), Data: frame, Header: nats.Header{
 		headerSequence: {strconv.FormatUint(id.Sequence, 10)},
 	}}
+	if end != whole {
+		msg.Header.Set(headerStored, strconv.FormatUint(uint64(end), 10))
+	}
 	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last))
 	if err != nil {
 		return 0, err
@@ -118,7 +153,13 @@ func (s *Store) loadMark(ctx context.Context, key markKey) (mark, error) {
 	if err != nil {
 		return mark{}, fmt.Errorf("read high-water mark of message %d: %w", msg.Sequence, err)
 	}
-	return mark{sequence: sequence, last: msg.Sequence}, nil
+	stored := uint64(whole)
+	if text := msg.Header.Get(headerStored); text != "" {
+		if stored, err = strconv.ParseUint(text, 10, 32); err != nil {
+			return mark{}, fmt.Errorf("read high-water mark of message %d: %w", msg.Sequence, err)
+		}
+	}
+	return mark{sequence: sequence, stored: uint32(stored), last: msg.Sequence}, nil
 }
 
 func subjectOf(key markKey) string {

@@ -30,7 +30,7 @@ func TestRealDiskFull(t *testing.T) {
 	for seq := uint64(1); ; seq++ {
 		b := newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: seq}, nil, nil, "x")
 		b.frame = append(b.frame, skippableFrame(100<<10)...)
-		if _, err := s.Append(t.Context(), &b.header, b.frame); err != nil {
+		if _, err := s.Append(t.Context(), &b.header, b.events, b.frame); err != nil {
 			t.Logf("batch %d: %v", seq, err)
 			break
 		}

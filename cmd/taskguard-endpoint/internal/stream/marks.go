@@ -1,10 +1,13 @@
 package stream
 
 import (
+	"cmp"
 	"container/list"
+	"math"
 	"sync"
 
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/batch"
 )
 
 // markKey names a run of an agent.
@@ -13,11 +16,35 @@ type markKey struct {
 	epoch uint64
 }
 
-// mark is how far an agent's run has been stored: the sequence number of its last batch, and that of the message
-// the log keeps it in. The zero mark is before the first batch.
+// mark is how far an agent's run has been stored: the sequence number of its last batch, how many events of that, and
+// the sequence number of the message the log keeps it in. The zero mark is before the first batch.
 type mark struct {
 	sequence uint64
+	stored   uint32
 	last     uint64
+}
+
+// whole is the stored of a mark that has all events of its batch.
+const whole = math.MaxUint32
+
+// before reports whether less is stored than another mark says.
+func (m mark) before(other mark) bool {
+	return cmp.Or(cmp.Compare(m.sequence, other.sequence), cmp.Compare(m.stored, other.stored)) < 0
+}
+
+// place reports whether a frame that ends at end is stored already; a PartialError if it does not begin at the mark.
+func (m mark) place(h *batch.Header, end uint32) (repeat bool, err error) {
+	stored := uint32(0)
+	if h.ID.Sequence == m.sequence {
+		stored = m.stored
+	}
+	switch {
+	case h.ID.Sequence < m.sequence, h.ID.Sequence == m.sequence && end <= stored:
+		return true, nil
+	case h.First != stored:
+		return false, &PartialError{Stored: stored}
+	}
+	return false, nil
 }
 
 // marks keeps the marks used last, max of them. It is a cache: the log itself has them all.
@@ -55,7 +82,7 @@ func (m *marks) put(key markKey, value mark) {
 	defer m.mu.Unlock()
 	if element, ok := m.byKey[key]; ok {
 		entry := element.Value.(*markEntry)
-		if value.sequence > entry.mark.sequence || value.last > entry.mark.last {
+		if entry.mark.before(value) || value.last > entry.mark.last {
 			entry.mark = value
 		}
 		m.order.MoveToFront(element)

@@ -36,6 +36,7 @@ func open(t *testing.T, cfg Config) *Store {
 // testBatch is what an agent sends and what its header says.
 type testBatch struct {
 	header batch.Header
+	events int
 	frame  []byte
 }
 
@@ -55,12 +56,12 @@ func newBatch(
 		}})
 	}
 	h := batch.Header{ID: id, Host: event.Host{Hostname: "h"}, Updates: batch.Updates{Containers: updates}}
-	return testBatch{h, codec.Compress(nil, b.Seal(nil, h, batch.Late{}))}
+	return testBatch{h, len(names), codec.Compress(nil, b.Seal(nil, h, batch.Late{}))}
 }
 
 func (b testBatch) appendTo(t *testing.T, s *Store) bool {
 	t.Helper()
-	stored, err := s.Append(t.Context(), &b.header, b.frame)
+	stored, err := s.Append(t.Context(), &b.header, b.events, b.frame)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +149,7 @@ func TestMarksOnlyRise(t *testing.T) {
 	key := markKey{agentA, 1}
 	m.put(key, mark{sequence: 6, last: 2})
 	m.put(key, mark{sequence: 5, last: 1}) // an append that was overtaken
-	if got, _ := m.get(key); got != (mark{6, 2}) {
+	if got, _ := m.get(key); got != (mark{sequence: 6, last: 2}) {
 		t.Errorf("mark %+v, want the higher one", got)
 	}
 }
@@ -167,7 +168,7 @@ func TestConcurrentAppendsStoreOnce(t *testing.T) {
 		for i := range appends {
 			to := []*Store{s, replica}[i%2]
 			wg.Go(func() {
-				ok, err := to.Append(t.Context(), &b.header, b.frame)
+				ok, err := to.Append(t.Context(), &b.header, b.events, b.frame)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -265,7 +266,7 @@ func testOvertaken(t *testing.T, overtake int) {
 func TestReadPassesOverWhatIsDamaged(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
 	newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 1}, nil, nil, "x").appendTo(t, s)
-	if _, err := s.publish(t.Context(), batch.ID{Agent: agentA, Epoch: 2, Sequence: 1}, []byte("garbage"), 0); err != nil {
+	if _, err := s.publish(t.Context(), batch.ID{Agent: agentA, Epoch: 2, Sequence: 1}, whole, []byte("garbage"), 0); err != nil {
 		t.Fatal(err)
 	}
 	newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 2}, nil, nil, "y").appendTo(t, s)
@@ -380,7 +381,7 @@ func TestFilesReadLaterAreJoined(t *testing.T) {
 		}
 		h := batch.Header{ID: batch.ID{Agent: agent, Epoch: 1, Sequence: sequence}, Updates: updates}
 		late := batch.Late{Digest: func(event.FileVersion) event.Digest { return event.Digest{HashState: event.HashPending} }}
-		testBatch{h, codec.Compress(nil, b.Seal(nil, h, late))}.appendTo(t, s)
+		testBatch{h, b.Events(), codec.Compress(nil, b.Seal(nil, h, late))}.appendTo(t, s)
 	}
 	store(agentA, 1, batch.Updates{})
 	store(agentB, 1, batch.Updates{})
@@ -471,7 +472,7 @@ func TestReadOnlyKeepsTheLimits(t *testing.T) {
 func TestFullDiskIsTemporary(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir(), MinFree: 1 << 60})
 	b := newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 1}, nil, nil, "x")
-	if _, err := s.Append(t.Context(), &b.header, b.frame); !errors.Is(err, ErrDiskFull) {
+	if _, err := s.Append(t.Context(), &b.header, b.events, b.frame); !errors.Is(err, ErrDiskFull) {
 		t.Errorf("append: %v, want ErrDiskFull", err)
 	}
 	s.cfg.MinFree = 1
@@ -491,7 +492,7 @@ func TestLostJetStreamIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: 1}, nil, nil, "x")
-	if _, err := s.Append(t.Context(), &b.header, b.frame); err == nil {
+	if _, err := s.Append(t.Context(), &b.header, b.events, b.frame); err == nil {
 		t.Fatal("append succeeded")
 	}
 	<-s.Failed()
