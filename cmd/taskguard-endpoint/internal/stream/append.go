@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"syscall"
 
@@ -177,12 +176,4 @@ func agentOf(subject string) (event.ID, error) {
 func isWrongLast(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
-}
-
-// noticeFailure closes failed when JetStream will store no more until it is started again: after an I/O error it does
-// not even answer.
-func (s *Store) noticeFailure() {
-	if s.server.Healthz(nil).StatusCode != http.StatusOK {
-		s.failOnce.Do(func() { close(s.failed) })
-	}
 }

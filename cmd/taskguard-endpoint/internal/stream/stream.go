@@ -82,10 +82,14 @@ type Store struct {
 	marks   *marks
 	dir     *dirSyncer
 
-	failed   chan struct{}
-	failOnce sync.Once
-	stop     context.CancelFunc
-	watching sync.WaitGroup
+	failed    chan struct{}
+	failOnce  sync.Once
+	looking   atomic.Bool
+	healthy   func() bool
+	closing   chan struct{}
+	closeOnce sync.Once
+	stop      context.CancelFunc
+	watching  sync.WaitGroup
 
 	discarded atomic.Uint64 // as of the last look
 	unjoined  atomic.Uint64
@@ -107,7 +111,9 @@ type Status struct {
 // process has it open. ctx bounds the opening only.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = withDefaults(cfg)
-	s := &Store{cfg: cfg, log: cfg.Logger.With("component", "stream"), failed: make(chan struct{}), stop: func() {}}
+	s := &Store{cfg: cfg, log: cfg.Logger.With("component", "stream"), failed: make(chan struct{}),
+		closing: make(chan struct{}), stop: func() {}}
+	s.healthy = s.answers
 	if err := s.open(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
@@ -233,6 +239,7 @@ func (s *Store) openStreams(ctx context.Context) (err error) {
 // Close ends every Read and closes the log. The batches stored so far stay.
 func (s *Store) Close() {
 	s.stop()
+	s.closeOnce.Do(func() { close(s.closing) })
 	s.watching.Wait()
 	if s.conn != nil {
 		s.conn.Close()

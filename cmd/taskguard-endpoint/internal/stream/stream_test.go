@@ -158,7 +158,7 @@ func TestMarksOnlyRise(t *testing.T) {
 func TestConcurrentAppendsStoreOnce(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
 	replica := &Store{cfg: s.cfg, log: s.log, server: s.server, js: s.js, batches: s.batches, updates: s.updates,
-		marks: newMarks(10), dir: s.dir, failed: make(chan struct{})}
+		marks: newMarks(10), dir: s.dir, failed: make(chan struct{}), healthy: s.healthy}
 	const sequences, appends = 20, 8
 	for seq := range uint64(sequences) {
 		b := newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: seq + 1}, nil, nil, "x")
