@@ -223,6 +223,7 @@ func TestIssues(t *testing.T) {
 						t.Errorf("%v, before anything is wrong", h.Issues)
 					}
 					test.provoke(t, a, endpoint)
+					synctest.Wait() // until what is sealed at this moment is on disk
 				}
 				h := a.nextHeartbeat(a.states())
 				if !slices.Equal(h.Issues, test.want) {
