@@ -58,6 +58,9 @@ func (s *Sender) send(ctx context.Context, e spool.Entry, frame []byte) (stored 
 
 // try sends a frame, and once more when there are fresh credentials.
 func (s *Sender) try(ctx context.Context, frame []byte) error {
+	if err := s.rate.WaitN(ctx, len(frame)); err != nil {
+		return fmt.Errorf("wait for the upload rate: %w", err)
+	}
 	err := s.cfg.Transport.Send(ctx, frame)
 	if err != nil && asFailure(err).Refresh && ctx.Err() == nil {
 		err = s.cfg.Transport.Send(ctx, frame)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/sender/batch"
 	"github.com/taskguard/taskguard/sender/spool"
@@ -65,6 +67,8 @@ type Config struct {
 	SealInterval time.Duration // 0 is DefaultSealInterval
 	MaxEvents    int           // events in a batch; 0 is DefaultMaxEvents
 	MaxBytes     int           // bytes of a batch before compression, plus at most one event; 0 is DefaultMaxBytes
+	// UploadRate bounds the uploads, in bytes a second, of up to 4 MiB or a second's at once; 0 is no bound.
+	UploadRate   int64
 	DrainTimeout time.Duration // how long Run may go on uploading after its end; 0 is DefaultDrainTimeout
 	Logger       *slog.Logger  // nil is no log
 }
@@ -97,6 +101,7 @@ type Sender struct {
 	// What follows is used by the goroutine that uploads, only.
 	uplink trouble
 	parts  parts
+	rate   *rate.Limiter
 
 	live live
 }
@@ -126,6 +131,7 @@ func New(cfg Config) (*Sender, error) {
 	s.disk = trouble{log: cfg.Logger, over: "spool takes batches again"}
 	s.uplink = trouble{log: cfg.Logger, over: "upload works again"}
 	s.ledger = s.openLedger()
+	s.rate = newRate(cfg.UploadRate)
 	return s, nil
 }
 
@@ -139,8 +145,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("MaxEvents %d: want at most %d", c.MaxEvents, batch.MaxEvents/2)
 	case c.MaxBytes < 0, c.MaxBytes > batch.MaxSize/4:
 		return fmt.Errorf("MaxBytes %d: want at most %d", c.MaxBytes, batch.MaxSize/4)
-	case c.SealInterval < 0, c.DrainTimeout < 0:
-		return fmt.Errorf("negative time: SealInterval %v, DrainTimeout %v", c.SealInterval, c.DrainTimeout)
+	case c.SealInterval < 0, c.DrainTimeout < 0, c.UploadRate < 0:
+		return fmt.Errorf("negative: SealInterval %v, DrainTimeout %v, UploadRate %d", c.SealInterval, c.DrainTimeout, c.UploadRate)
 	}
 	setDefault(&c.SealInterval, DefaultSealInterval)
 	setDefault(&c.MaxEvents, DefaultMaxEvents)

@@ -3,9 +3,13 @@ package sender
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/taskguard/taskguard/sender/batch"
 	"github.com/taskguard/taskguard/sender/spool"
 )
 
@@ -73,6 +77,13 @@ func backoff(failures int, asked time.Duration) time.Duration {
 	}
 	half := min(minBackoff<<min(failures-1, 10), maxBackoff/2)
 	return half + rand.N(half)
+}
+
+func newRate(bytes int64) *rate.Limiter {
+	if bytes == 0 {
+		return rate.NewLimiter(rate.Inf, 0)
+	}
+	return rate.NewLimiter(rate.Limit(bytes), int(min(max(bytes, batch.MaxCompressed), math.MaxInt32)))
 }
 
 // uploadAll uploads batches, oldest first and one at a time, until ctx is done. When sealed is closed it goes on

@@ -125,6 +125,48 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// Behind the first burst, uploads take the time that their bytes may take, and none is lost for it.
+func TestUploadRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		var sent int
+		var last time.Time
+		r.fault = func(context.Context, bool) error {
+			last = time.Now()
+			return nil
+		}
+		cfg := config(newSpool(t, spool.Config{}), counting{r, &sent})
+		cfg.UploadRate, cfg.MaxEvents = 100, 10
+		s := newSender(t, cfg)
+		s.rate.SetBurst(1000)
+		stop := start(t, s)
+		begin := time.Now()
+		for i := range 1000 {
+			s.Emit(opened(i))
+			if i%10 == 9 {
+				synctest.Wait()
+			}
+		}
+		time.Sleep(time.Hour)
+		stop()
+		wantNumbers(t, r, 0, 1000)
+		if took, want := last.Sub(begin), time.Duration(sent-1000)*time.Second/100; took < want || took > want+2*time.Second {
+			t.Errorf("%d bytes took %v, want %v", sent, took, want)
+		}
+	})
+}
+
+// counting counts the bytes that go to a receiver.
+type counting struct {
+	*receiver
+	bytes *int
+}
+
+func (c counting) Send(ctx context.Context, frame []byte) error {
+	*c.bytes += len(frame)
+	return c.receiver.Send(ctx, frame)
+}
+
 func TestRejectedIsSetAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

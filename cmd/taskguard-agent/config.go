@@ -32,6 +32,8 @@ type config struct {
 	ECSTags            bool   `key:"ecs.tags"`
 	IMDS               bool   `key:"host.imds"`
 	SpoolMaxBytes      int64  `key:"spool.max_bytes"`
+	SpoolMaxFiles      int64  `key:"spool.max_files"`
+	UploadRate         int64  `key:"upload.bytes_per_second"`
 	Events             ebpf.Settings
 	LogLevel           slog.Level
 }
@@ -39,7 +41,8 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		StateDir: "/var/lib/taskguard", Socket: "/run/taskguard/agent.sock", EBPF: true, Audit: true,
-		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, LogLevel: slog.LevelInfo,
+		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, SpoolMaxFiles: 16 << 10,
+		LogLevel: slog.LevelInfo,
 		Events: ebpf.Settings{
 			Watched: []string{
 				"/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh/ssh_host_", "/root/.ssh/", "/root/.aws/",
@@ -81,6 +84,18 @@ func allSettings() []setting {
 		{Key: "host.imds", Want: "auto or off", Set: autoOff(func(c *config) *bool { return &c.IMDS })},
 		{Key: "spool.max_bytes", Want: "a size of 1MiB or more, such as 256MiB",
 			Set: settings.Bytes(func(c *config) *int64 { return &c.SpoolMaxBytes }, 1<<20, 1<<62)},
+		{Key: "spool.max_files", Want: "a number from 16 to 1000000", Set: func(c *config, v string) (ok bool) {
+			n, err := strconv.ParseInt(v, 10, 64)
+			c.SpoolMaxFiles = n
+			return err == nil && n >= 16 && n <= 1_000_000
+		}},
+		{Key: "upload.bytes_per_second", Want: "a size of 64KiB or more, such as 1MiB, or 0", Set: func(c *config, v string) bool {
+			if v == "0" {
+				c.UploadRate = 0
+				return true
+			}
+			return settings.Bytes(func(c *config) *int64 { return &c.UploadRate }, 64<<10, 1<<40)(c, v)
+		}},
 		settings.List("events.off", "a kind such as file.open, once", len(observable()),
 			func(c *config) *[]event.Kind { return &c.Events.Off },
 			func(v string) (event.Kind, bool) {

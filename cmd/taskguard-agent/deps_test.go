@@ -61,7 +61,9 @@ func rules() map[string]rule {
 		},
 		"sender/batch/batchpb": {other: []string{"google.golang.org/protobuf"}},
 		"sender/spool":         {other: []string{"golang.org/x/sys/unix"}},
-		"sender":               {own: []string{"collector/event", "sender/batch", "sender/spool"}},
+		"sender": {
+			own: []string{"collector/event", "sender/batch", "sender/spool"}, other: []string{"golang.org/x/time/rate"},
+		},
 		"sender/https": {
 			own:   []string{"collector/event", "sender", "sender/batch"},
 			other: []string{"github.com/aws/aws-sdk-go-v2", "golang.org/x/net"},

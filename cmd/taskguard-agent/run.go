@@ -301,7 +301,8 @@ func (a *agent) openDelivery() (err error) {
 
 func openSpool(cfg config, log *slog.Logger) (*spool.Spool, error) {
 	return spool.Open(spool.Config{
-		Dir: cfg.StateDir + "/spool", MaxBytes: cfg.SpoolMaxBytes, Logger: log.With("component", "spool"),
+		Dir: cfg.StateDir + "/spool", MaxBytes: cfg.SpoolMaxBytes, MaxFiles: int(cfg.SpoolMaxFiles),
+		Logger: log.With("component", "spool"),
 	})
 }
 
@@ -315,6 +316,7 @@ func (a *agent) openSender() error {
 	a.sender, err = sender.New(sender.Config{
 		Agent: a.state.Agent, Epoch: a.state.Epoch, Host: a.host.Identity,
 		Spool: a.spool, Transport: transport, LedgerFile: a.cfg.StateDir + "/ledger",
+		UploadRate: a.cfg.UploadRate,
 		Late: batch.Late{
 			Describe: a.tracker.Describe, User: a.accounts.User, Group: a.accounts.Group, Digest: a.hasher.Digest,
 		},

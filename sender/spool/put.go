@@ -43,10 +43,11 @@ func (s *Spool) Put(e Entry, frame []byte, evict func([]Entry)) error {
 func (s *Spool) makeRoom(bytes int64) (evicted []Entry, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pinned()+bytes > s.cfg.MaxBytes {
+	pinned, files := s.pinned()
+	if pinned+bytes > s.cfg.MaxBytes || files+1 > s.cfg.MaxFiles {
 		return nil, ErrFull
 	}
-	for s.bytes+bytes > s.cfg.MaxBytes {
+	for s.bytes+bytes > s.cfg.MaxBytes || len(s.queue)+files+1 > s.cfg.MaxFiles {
 		oldest := s.queue[0]
 		s.queue = s.queue[1:]
 		s.bytes -= oldest.footprint()
@@ -56,15 +57,16 @@ func (s *Spool) makeRoom(bytes int64) (evicted []Entry, err error) {
 	return evicted, nil
 }
 
-// pinned returns the bytes that eviction cannot free. The caller holds s.mu.
-func (s *Spool) pinned() (bytes int64) {
+// pinned returns the bytes and the files that eviction cannot free. The caller holds s.mu.
+func (s *Spool) pinned() (bytes int64, files int) {
 	for _, r := range s.leftover {
 		bytes += r.bytes
 	}
 	if s.held != nil {
 		bytes += s.held.footprint()
+		files++
 	}
-	return bytes
+	return bytes, files + len(s.leftover)
 }
 
 func (s *Spool) insert(e Entry) {

@@ -2,7 +2,7 @@
 // identity, its number of events and the checksum of its content; the directory is the index, and there is no other.
 //
 // It promises: a batch whose Put returned no error survives a crash and a power cut, whole, until it is removed, set
-// aside or evicted; what Read returns is what Put was given; after a Put the files take no more than Config.MaxBytes,
+// aside or evicted; what Read returns is what Put was given; after a Put there are no more than Config.MaxFiles, of Config.MaxBytes,
 // and those set aside no more than Config.MaxRejected; every batch that is evicted or cannot be read is reported with
 // the number of its events; and files that are not the spool's are left alone. A failure does not last: the next call
 // tries anew.
@@ -24,8 +24,9 @@ import (
 const (
 	// MaxFrame is the largest frame in bytes that Put takes and Read returns.
 	MaxFrame = 16 << 20
-	// DefaultMaxBytes and DefaultMaxRejected are what zero values in Config stand for.
+	// DefaultMaxBytes, DefaultMaxFiles and DefaultMaxRejected are what zero values in Config stand for.
 	DefaultMaxBytes    = 256 << 20
+	DefaultMaxFiles    = 16 << 10
 	DefaultMaxRejected = 8 << 20
 	// block is the least that a file takes on disk, with which small files are accounted.
 	block = 4 << 10
@@ -38,13 +39,14 @@ var (
 	// ErrCorrupt says that a file is not what was written, or is gone.
 	ErrCorrupt = errors.New("spooled batch is corrupt")
 	// ErrFull says that a batch does not fit even when all others that may be are evicted.
-	ErrFull = errors.New("spool is full: raise its size limit")
+	ErrFull = errors.New("spool is full: raise its limits")
 )
 
 // Config says where a spool is and how much it may hold.
 type Config struct {
 	Dir         string       // made, with mode 0700, when it is missing
 	MaxBytes    int64        // bytes of all batches, each rounded up to 4 KiB; 0 is DefaultMaxBytes
+	MaxFiles    int          // batches; 0 is DefaultMaxFiles
 	MaxRejected int64        // bytes of the batches set aside, rounded alike; 0 is DefaultMaxRejected
 	Logger      *slog.Logger // nil is no log
 }
@@ -93,8 +95,11 @@ func open(cfg Config, disk disk) (*Spool, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("open spool: no directory given")
 	}
-	if cfg.MaxBytes < 0 || cfg.MaxRejected < 0 {
-		return nil, fmt.Errorf("open spool: negative size limit: %d, %d", cfg.MaxBytes, cfg.MaxRejected)
+	if cfg.MaxBytes < 0 || cfg.MaxFiles < 0 || cfg.MaxRejected < 0 {
+		return nil, fmt.Errorf("open spool: negative limit: %d, %d, %d", cfg.MaxBytes, cfg.MaxFiles, cfg.MaxRejected)
+	}
+	if cfg.MaxFiles == 0 {
+		cfg.MaxFiles = DefaultMaxFiles
 	}
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = DefaultMaxBytes

@@ -148,6 +148,26 @@ func TestEvictionIsExact(t *testing.T) {
 	wantDrained(t, s, "1/3:30", "1/4:40", "1/5:50")
 }
 
+func TestFilesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, Config{Dir: dir, MaxFiles: 3})
+	for i := uint64(1); i <= 10; i++ {
+		evicted := mustPut(t, s, Entry{Epoch: 1, Sequence: i, Events: i}, 10)
+		if found := len(files(t, dir)); found > 3 || (i > 3) != (len(evicted) == 1) {
+			t.Errorf("batch %d: %d files, evicted %v", i, found, evicted)
+		}
+	}
+	wantDrained(t, s, "1/8:8", "1/9:9", "1/10:10")
+
+	// One that is held counts, and is not evicted.
+	s = mustOpen(t, Config{Dir: t.TempDir(), MaxFiles: 1})
+	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
+	s.Next()
+	if _, err := put(s, Entry{Epoch: 1, Sequence: 2}, []byte("x")); !errors.Is(err, ErrFull) {
+		t.Errorf("got %v, want that it is full", err)
+	}
+}
+
 func TestHeldIsNotEvicted(t *testing.T) {
 	s := mustOpen(t, Config{Dir: t.TempDir(), MaxBytes: 2 * block})
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
