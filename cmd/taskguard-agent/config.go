@@ -23,6 +23,9 @@ type config struct {
 	EndpointURL        string `key:"endpoint.url"`
 	EndpointCAFile     string `key:"endpoint.ca_file"`
 	EndpointServerName string `key:"endpoint.server_name"`
+	EndpointProxy      string `key:"endpoint.proxy"`
+	IdentityCertFile   string `key:"identity.cert_file"`
+	IdentityKeyFile    string `key:"identity.key_file"`
 	StateDir           string `key:"state_dir"`
 	Socket             string `key:"socket"`
 	EBPF               bool   `key:"sources.ebpf"`
@@ -69,6 +72,15 @@ func allSettings() []setting {
 			c.EndpointServerName = v
 			return !strings.ContainsAny(v, "/: ")
 		}},
+		{Key: "endpoint.proxy", Want: "http://HOST:PORT, or nothing", Set: func(c *config, v string) bool {
+			u, err := url.Parse(v)
+			c.EndpointProxy = v
+			return v == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.Path+u.RawQuery == ""
+		}},
+		{Key: "identity.cert_file", Want: "an absolute path, or nothing",
+			Set: settings.Path(func(c *config) *string { return &c.IdentityCertFile }, true)},
+		{Key: "identity.key_file", Want: "an absolute path, or nothing",
+			Set: settings.Path(func(c *config) *string { return &c.IdentityKeyFile }, true)},
 		{Key: "state_dir", Want: "an absolute path", Set: settings.Path(func(c *config) *string { return &c.StateDir }, false)},
 		{Key: "socket", Want: "an absolute path", Set: settings.Path(func(c *config) *string { return &c.Socket }, false)},
 		{Key: "sources.ebpf", Want: "auto or off", Set: autoOff(func(c *config) *bool { return &c.EBPF })},
@@ -150,6 +162,9 @@ func loadConfig(file string, overrides []string) (config, error) {
 func (c *config) validate() error {
 	if c.EndpointURL == "" {
 		return usageError{errors.New("endpoint.url: not set: want https://HOST[:PORT] of your TaskGuard endpoint")}
+	}
+	if (c.IdentityCertFile == "") != (c.IdentityKeyFile == "") {
+		return usageError{errors.New("identity.cert_file and identity.key_file: one without the other: want both, or neither")}
 	}
 	if !c.EBPF && !c.Audit {
 		return usageError{errors.New("sources.ebpf and sources.audit: both off: want auto for one of them at least")}

@@ -131,7 +131,8 @@ func TestLoadConfig(t *testing.T) {
 
 func TestOverridesReachEveryField(t *testing.T) {
 	got, err := loadConfig("../../packaging/agent.yaml", []string{
-		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "state_dir=/s", "socket=/k",
+		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "endpoint.proxy=http://p:2", "identity.cert_file=/cert",
+		"identity.key_file=/key", "state_dir=/s", "socket=/k",
 		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "ecs.agent=http://[::1]:1", "ecs.tags=true", "host.imds=off", "spool.max_bytes=3MiB",
 		"spool.max_files=17", "upload.bytes_per_second=1MiB", "log.level=error",
 		"events.off=file.open,dns.query", "events.open_all=true", "events.watched_paths=/w",
@@ -141,7 +142,8 @@ func TestOverridesReachEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config{
-		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", StateDir: "/s", Socket: "/k",
+		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", EndpointProxy: "http://p:2",
+		IdentityCertFile: "/cert", IdentityKeyFile: "/key", StateDir: "/s", Socket: "/k",
 		ECSAgent: "http://[::1]:1", ECSTags: true, SpoolMaxBytes: 3 << 20, SpoolMaxFiles: 17, UploadRate: 1 << 20, LogLevel: 8,
 		Events: ebpf.Settings{
 			Off: []event.Kind{event.FileOpen, event.DNSQuery}, OpenAll: true, Watched: []string{"/w"},
@@ -153,6 +155,11 @@ func TestOverridesReachEveryField(t *testing.T) {
 	}
 	if err := got.validate(); err == nil {
 		t.Error("a configuration without any source is valid")
+	}
+	half := got
+	half.EBPF, half.IdentityKeyFile = true, ""
+	if err := half.validate(); err == nil || !strings.Contains(err.Error(), "want both, or neither") {
+		t.Errorf("a certificate without its key: %v", err)
 	}
 	got.EBPF, got.Events.Off = true, observable()
 	if err := got.validate(); err == nil || !strings.Contains(err.Error(), "every kind is off") {

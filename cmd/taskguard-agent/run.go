@@ -340,7 +340,8 @@ func (a *agent) openSender() error {
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
 	return https.New(https.Config{
-		URL: cfg.EndpointURL, CAFile: cfg.EndpointCAFile, ServerName: cfg.EndpointServerName, Agent: agent,
+		URL: cfg.EndpointURL, CAFile: cfg.EndpointCAFile, ServerName: cfg.EndpointServerName, Proxy: cfg.EndpointProxy,
+		CertFile: cfg.IdentityCertFile, KeyFile: cfg.IdentityKeyFile, Agent: agent,
 		UserAgent: "taskguard-agent/" + agentVersion(), Logger: log.With("component", "https"),
 	})
 }

@@ -48,7 +48,13 @@ func (t *Transport) unreached(ctx context.Context, err error) error {
 		dns       *net.DNSError
 		timeout   net.Error
 	)
+	var known *sender.Failure
 	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &remote) && remote.Op == "proxyconnect":
+		return failure(err, "look at endpoint.proxy, and whether that proxy runs", "the proxy %s cannot be reached",
+			t.proxy.Redacted())
 	case errors.As(err, &untrusted):
 		return t.untrusted(untrusted)
 	case errors.As(err, &noTLS), errors.Is(err, http.ErrSchemeMismatch):
@@ -149,6 +155,7 @@ func (t *Transport) refused(response *http.Response, said answer, ours bool) err
 		f.Reject = sender.RejectMalformed
 		f.Remedy = "bring agent and receiver to versions that fit; the batch is in rejected/ of the spool"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		f.Refresh = t.cfg.CertFile != ""
 		f.Remedy = t.unauthorised(response)
 	case code == http.StatusTooManyRequests:
 		f.Remedy = "none is needed unless it lasts; then raise the receiver's rate for one agent"

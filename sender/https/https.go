@@ -3,7 +3,7 @@
 // It promises: nothing is sent without TLS 1.2 or later to a receiver whose certificate was verified; a batch counts
 // as delivered only when the receiver has said so in its own words, as a proxy that answers 200 would lose it; what a
 // response can make it read is bounded; and every error says what is wrong, with a remedy for an operator beside it.
-// It goes by no proxy and follows no redirect.
+// It goes by no proxy but one that is configured, and follows no redirect.
 package https
 
 import (
@@ -44,6 +44,9 @@ type Config struct {
 	URL        string        // "https://host[:port][/path]"; required
 	CAFile     string        // PEM certificates that the receiver's must chain to; "" is those the system trusts
 	ServerName string        // the name the receiver's certificate must have; "" is the URL's host
+	CertFile   string        // PEM certificate, and those between it and its authority, that say who the agent is; "" is none
+	KeyFile    string        // its key
+	Proxy      string        // "http://host:port" of a proxy that takes CONNECT; "" is none, whatever the environment says
 	Agent      event.ID      // sent with every request
 	UserAgent  string        // "" is "taskguard-agent"
 	Timeout    time.Duration // of one request; 0 is DefaultTimeout
@@ -54,7 +57,9 @@ type Config struct {
 type Transport struct {
 	cfg  Config
 	base *url.URL
-	skew atomic.Int64 // what Skew returns, in nanoseconds
+	// proxy is nil when there is none.
+	proxy *url.URL
+	skew  atomic.Int64 // what Skew returns, in nanoseconds
 
 	mu     sync.Mutex
 	client *http.Client // nil until the CA file could be read
@@ -76,6 +81,8 @@ func New(cfg Config) (*Transport, error) {
 		return nil, fmt.Errorf("url %q: want https://host[:port][/path]", base.Redacted())
 	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
 		return nil, fmt.Errorf("url %q: want neither user, query nor fragment", base.Redacted())
+	case (cfg.CertFile == "") != (cfg.KeyFile == ""):
+		return nil, errors.New("a certificate without its key, or a key without its certificate: want both files")
 	case cfg.Timeout < 0:
 		return nil, fmt.Errorf("timeout %v is negative", cfg.Timeout)
 	}
@@ -88,7 +95,11 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Transport{cfg: cfg, base: base}, nil
+	proxy, err := parseProxy(cfg.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	return &Transport{cfg: cfg, base: base, proxy: proxy}, nil
 }
 
 // Send posts a frame and returns nil when the receiver has stored it, now or before. Any other error than that of ctx
@@ -132,6 +143,10 @@ func (t *Transport) do(ctx context.Context, method, path string, body []byte) (s
 		return "", err
 	}
 	status, err = t.try(ctx, client, method, path, body)
+	var known *sender.Failure
+	if errors.As(err, &known) && known.Refresh {
+		client.CloseIdleConnections() // the next one shows the certificate that is in the file then
+	}
 	var untrusted *tls.CertificateVerificationError
 	if !errors.As(err, &untrusted) {
 		return status, err
@@ -183,10 +198,15 @@ func (t *Transport) readCA() ([]byte, *x509.CertPool, error) {
 }
 
 func (t *Transport) newClient(pool *x509.CertPool) *http.Client {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: t.cfg.ServerName}
+	if t.cfg.CertFile != "" {
+		conf.GetClientCertificate = t.certificate
+	}
 	return &http.Client{
 		Transport: &http.Transport{
+			Proxy:                  http.ProxyURL(t.proxy),
 			DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: t.cfg.ServerName},
+			TLSClientConfig:        conf,
 			TLSHandshakeTimeout:    connectTimeout,
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    1,
