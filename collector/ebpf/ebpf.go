@@ -78,6 +78,7 @@ type Source struct {
 	uring   *dispatcher
 	// Those of the maps that Run and Counts read.
 	countersMap, throttlesMap *ebpf.Map
+	requestMaps               []*ebpf.Map // of io_uring
 
 	mu       sync.Mutex    // held while programs are attached, which takes its time
 	attached []*attachment // guarded by mu
@@ -128,7 +129,9 @@ func (s *Source) open() (err error) {
 	if s.reader, err = ringbuf.NewReader(s.objects.shared[commonMapRing]); err != nil {
 		return fmt.Errorf("create ring reader: %w", err)
 	}
+	// Run reads these, beside an Apply that opens more objects.
 	s.countersMap, s.throttlesMap = s.objects.shared[commonMapCounters], s.objects.shared[commonMapThrottles]
+	s.requestMaps = []*ebpf.Map{s.objects.shared[commonMapUringSmall], s.objects.shared[commonMapUringLarge]}
 	s.throttle = newThrottling(time.Now())
 	if err := s.put(s.cfg.Settings); err != nil {
 		return err

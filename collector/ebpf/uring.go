@@ -50,8 +50,7 @@ func (s *Source) emitRequests(age time.Duration, sink collector.Sink) error {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		return fmt.Errorf("read clock: %w", err)
 	}
-	for _, name := range []string{commonMapUringSmall, commonMapUringLarge} {
-		m := s.objects.shared[name]
+	for _, m := range s.requestMaps {
 		var key uint64
 		var record []byte
 		var late []uint64
