@@ -33,7 +33,7 @@ func (s *Sender) openLedger() ledger {
 		}
 	}
 	l := kept.ledger()
-	l.recover(s.found(kept))
+	l.reconcile(s.found(kept))
 	return l
 }
 
@@ -66,8 +66,8 @@ func (s *Sender) found(kept *keptLedger) (f found) {
 	return f
 }
 
-// recover makes the ledger's law hold for what is in the spool now. What was open is in the newer batches, or lost.
-func (l *ledger) recover(f found) {
+// reconcile makes the ledger's law hold for what is in the spool now. What was open is in the newer batches, or lost.
+func (l *ledger) reconcile(f found) {
 	if f.known < l.spooled {
 		l.lose(0, "spool", "vanished", l.spooled-f.known)
 	} else {

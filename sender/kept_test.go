@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -261,4 +262,18 @@ func TestVanished(t *testing.T) {
 		wantLedger(t, newSender(t, d.config(t, newReceiver(t), 2, 0)),
 			`{"observed":20,"acked":0,"spooled":10,"open":0,"lost":{"spool/vanished":10}}`)
 	})
+}
+
+// What is kept is written while the ledger goes on.
+func TestKeptLedgerIsACopy(t *testing.T) {
+	l := newLedger(2)
+	first, second := spool.Entry{Epoch: 1, Sequence: 1, Events: 1}, spool.Entry{Epoch: 1, Sequence: 2, Events: 1}
+	l.leave(first, "")
+	l.leave(second, "rejected")
+	kept := l.keep(1)
+	l.left([]spool.Entry{first}, false)
+	want := []leaving{{Epoch: 1, Sequence: 1}, {Epoch: 1, Sequence: 2, Cause: "rejected"}}
+	if !slices.Equal(kept.Leaving, want) || len(l.leaving) != 1 {
+		t.Errorf("kept %+v, want %+v; %+v are leaving now", kept.Leaving, want, l.leaving)
+	}
 }

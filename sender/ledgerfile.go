@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -109,7 +110,7 @@ func (l *ledger) keep(epoch uint64) keptLedger {
 	}
 	k := keptLedger{
 		Epoch: epoch, Sequence: l.landed, Observed: l.observed.named(), Open: open.named(), Acked: l.acked,
-		Spooled: spooled, Told: l.told, Leaving: l.leaving,
+		Spooled: spooled, Told: l.told, Leaving: slices.Clone(l.leaving),
 	}
 	for key, count := range l.lost {
 		k.Lost = append(k.Lost, keptLoss{key.stage, key.cause, kindName(key.kind), count.total, count.reported})

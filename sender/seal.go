@@ -203,7 +203,10 @@ func (s *Sender) store(c counts, told report) bool {
 		evicted = old
 		s.evict(old)
 	})
-	s.settle(e, c, evicted, err)
+	if len(evicted) > 0 {
+		s.left(evicted...)
+	}
+	s.settle(e, c, err)
 	s.save()
 	if err != nil {
 		s.disk.is(rootText(err), "cannot spool batches, they are lost: free or repair the disk", "error", err)
@@ -228,14 +231,10 @@ func (s *Sender) evict(list []spool.Entry) {
 	s.save()
 }
 
-// settle counts what became of the batch and of those that had to make room for it.
-func (s *Sender) settle(e spool.Entry, c counts, evicted []spool.Entry, err error) {
-	leftover := len(evicted) > 0 && s.cfg.Spool.Leftover() > 0
+// settle counts what became of the batch.
+func (s *Sender) settle(e spool.Entry, c counts, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(evicted) > 0 {
-		s.ledger.left(evicted, leftover)
-	}
 	if err == nil {
 		s.ledger.land()
 		return

@@ -3,7 +3,7 @@
 // It promises: Emit and Lost never wait for another party and never do I/O; batches reach the transport in the order
 // in which they were sealed, each with the same bytes until it is accepted, or in parts when the receiver says that it
 // is too large; and every event is accounted for, in every snapshot of the ledger: observed == acked + spooled + open +
-// lost.
+// lost, which goes on in the next run, also after a kill.
 package sender
 
 import (

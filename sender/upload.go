@@ -220,11 +220,12 @@ func (s *Sender) leave(e spool.Entry, lost counts, stage, cause, aside string) {
 	s.ledger.leave(e, aside)
 }
 
-func (s *Sender) left(e spool.Entry) {
+// left notes that the files of batches were removed, as far as they could be.
+func (s *Sender) left(list ...spool.Entry) {
 	leftover := s.cfg.Spool.Leftover() > 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.left([]spool.Entry{e}, leftover)
+	s.ledger.left(list, leftover)
 }
 
 func (s *Sender) succeeded() {

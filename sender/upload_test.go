@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -465,7 +466,7 @@ func randomFaults(t *testing.T, seed uint64) {
 		limits.MaxBytes = 32 << 10
 	}
 	cfg := config(newSpool(t, limits), r)
-	cfg.MaxEvents = 20
+	cfg.MaxEvents, cfg.LedgerFile = 20, filepath.Join(filepath.Dir(dir), "ledger")
 	s := newSender(t, cfg)
 	stop := start(t, s)
 
@@ -519,6 +520,13 @@ func randomFaults(t *testing.T, seed uint64) {
 	if want := uint64(emitted) + reported + l.ObservedByKind[event.AgentLoss]; l.Observed != want {
 		t.Errorf("%d observed, want %d", l.Observed, want)
 	}
+	cfg.Spool, cfg.Epoch = newSpool(t, limits), 200
+	next := newSender(t, cfg)
+	wantLaw(t, next)
+	if kept := next.Ledger(); !reflect.DeepEqual(kept, l) {
+		t.Errorf("the next run goes on with %+v, want %+v", kept, l)
+	}
+	next.file.close()
 	stored := r.events(event.FileOpen)
 	if got, want := uint64(len(stored))+l.LostByKind[event.FileOpen], uint64(emitted); got != want {
 		t.Errorf("%d stored and %d lost, want %d together", len(stored), l.LostByKind[event.FileOpen], want)
