@@ -35,10 +35,11 @@ func TestFailureIsLookedAtSeveralTimes(t *testing.T) {
 
 func TestClosingEndsTheLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Store{failed: make(chan struct{}), closing: make(chan struct{}), healthy: func() bool { return false }}
+		closing := make(chan struct{})
+		s := &Store{failed: make(chan struct{}), closing: closing, healthy: func() bool { return false }}
 		s.noticeFailure()
 		synctest.Wait()
-		close(s.closing)
+		close(closing)
 		begin := time.Now()
 		s.watching.Wait()
 		if time.Since(begin) != 0 {

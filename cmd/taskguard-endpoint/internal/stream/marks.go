@@ -39,7 +39,7 @@ func (m mark) place(h *batch.Header, end uint32) (repeat bool, err error) {
 		stored = m.stored
 	}
 	switch {
-	case h.ID.Sequence < m.sequence, h.ID.Sequence == m.sequence && end <= stored:
+	case h.ID.Sequence < m.sequence, end <= stored: // also a part without events
 		return true, nil
 	case h.First != stored:
 		return false, &PartialError{Stored: stored}

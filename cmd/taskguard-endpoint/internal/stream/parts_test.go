@@ -44,7 +44,8 @@ func TestParts(t *testing.T) {
 		first, count int
 		want         int
 	}{
-		{1, 2, 2, 0}, // a gap at the beginning
+		{1, 0, 0, repeat}, // nothing, and it must not bring the ledger that comes with the first events
+		{1, 2, 2, 0},      // a gap at the beginning
 		{1, 0, 2, stored},
 		{1, 0, 2, repeat},
 		{1, 0, 1, repeat},

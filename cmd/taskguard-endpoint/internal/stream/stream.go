@@ -82,14 +82,13 @@ type Store struct {
 	marks   *marks
 	dir     *dirSyncer
 
-	failed    chan struct{}
-	failOnce  sync.Once
-	looking   atomic.Bool
-	healthy   func() bool
-	closing   chan struct{}
-	closeOnce sync.Once
-	stop      context.CancelFunc
-	watching  sync.WaitGroup
+	failed   chan struct{}
+	failOnce sync.Once
+	looking  atomic.Bool
+	healthy  func() bool
+	closing  <-chan struct{}
+	stop     context.CancelFunc
+	watching sync.WaitGroup
 
 	discarded atomic.Uint64 // as of the last look
 	unjoined  atomic.Uint64
@@ -111,10 +110,11 @@ type Status struct {
 // process has it open. ctx bounds the opening only.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = withDefaults(cfg)
-	s := &Store{cfg: cfg, log: cfg.Logger.With("component", "stream"), failed: make(chan struct{}),
-		closing: make(chan struct{}), stop: func() {}}
+	s := &Store{cfg: cfg, log: cfg.Logger.With("component", "stream"), failed: make(chan struct{})}
 	s.healthy = s.answers
-	if err := s.open(ctx); err != nil {
+	opened, stop := context.WithCancel(context.Background())
+	s.closing, s.stop = opened.Done(), stop
+	if err := s.open(ctx, opened); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
 	}
@@ -140,7 +140,7 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
-func (s *Store) open(ctx context.Context) (err error) {
+func (s *Store) open(ctx, opened context.Context) (err error) {
 	if s.cfg.ReadOnly {
 		if _, err := os.Stat(filepath.Join(s.cfg.Dir, server.JetStreamStoreDir)); errors.Is(err, os.ErrNotExist) {
 			return ErrNoLog
@@ -167,7 +167,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.dir, err = newDirSyncer(s.cfg.Dir, batchStream); err != nil {
 		return err
 	}
-	return s.watch(ctx)
+	return s.watch(ctx, opened)
 }
 
 // startServer starts JetStream and connects to it by a pipe in memory.
@@ -239,7 +239,6 @@ func (s *Store) openStreams(ctx context.Context) (err error) {
 // Close ends every Read and closes the log. The batches stored so far stay.
 func (s *Store) Close() {
 	s.stop()
-	s.closeOnce.Do(func() { close(s.closing) })
 	s.watching.Wait()
 	if s.conn != nil {
 		s.conn.Close()
@@ -274,23 +273,22 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-// watch looks every minute whether limits discarded batches, and says so.
-func (s *Store) watch(ctx context.Context) error {
+// watch looks every minute whether limits discarded batches, and says so, until opened is done.
+func (s *Store) watch(ctx, opened context.Context) error {
 	st, err := s.Status(ctx)
 	if err != nil {
 		return err
 	}
 	s.discarded.Store(st.Discard)
-	ctx, s.stop = context.WithCancel(context.Background())
 	s.watching.Go(func() {
 		ticker := time.NewTicker(watchEvery)
 		defer ticker.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-opened.Done():
 				return
 			case <-ticker.C:
-				s.reportDiscarded(ctx)
+				s.reportDiscarded(opened)
 			}
 		}
 	})
