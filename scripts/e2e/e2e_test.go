@@ -81,7 +81,8 @@ func needRoot() error {
 	return nil
 }
 
-// newStack returns an endpoint and an agent that run, with the packaged configuration and these settings.
+// newStack returns an endpoint and an agent that run, with the packaged configuration and these settings. The throttle
+// is off unless they turn it on: a storm at full speed shares its cgroup with the test, whose events it would cost.
 func newStack(t *testing.T, settings ...string) *stack.Stack {
 	t.Helper()
 	need(t, "kernel", needRoot())
@@ -106,7 +107,7 @@ func newStack(t *testing.T, settings ...string) *stack.Stack {
 	if err := s.StartEndpoint(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.StartAgent(t.Context(), append([]string{"host.imds=off"}, settings...)...); err != nil {
+	if err := s.StartAgent(t.Context(), append([]string{"host.imds=off", "throttle.events_per_second=0"}, settings...)...); err != nil {
 		t.Fatal(err)
 	}
 	return s
