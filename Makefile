@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -46,6 +46,10 @@ test-vm: ## Run the kernel tier in VMs, on 6.1 the container tier too: KERNEL=5.
 	@scripts/install-vm-tools.sh
 	@go build -o bin/tools/ ./scripts/vm
 	@bin/tools/vm -kernel '$(KERNEL)' -run '$(RUN)' $(if $(VM_SHELL),-shell)
+
+test-faults: ## Pull every cable between agent and endpoint, and print the account of each; some minutes
+	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
+	@TASKGUARD_FAULTS=full go test -count=1 -timeout=40m ./scripts/faults -v | awk '/^(---|ok|FAIL|PASS|fault )/ { table = /^fault / } table || /^(--- FAIL|ok|FAIL)/'
 
 rungs: ## Print which rung of the ladder won, by kind and kernel, in the last runs of test and test-vm
 	@go run ./scripts/vm -rungs

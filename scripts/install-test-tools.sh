@@ -22,6 +22,7 @@ need dockerd docker.io docker
 need auditd auditd audit
 need busybox busybox-static busybox
 need ip iproute2 iproute
+need iptables iptables iptables-nft
 need uuidgen uuid-runtime util-linux
 need redis-server redis-server redis6 # make bench
 need stress-ng stress-ng stress-ng

@@ -61,8 +61,15 @@ func (s *Stack) Spool() string { return filepath.Join(s.dir, "agent", "spool") }
 // Data returns the folder that the endpoint keeps everything in.
 func (s *Stack) Data() string { return filepath.Join(s.dir, "endpoint") }
 
-// StartEndpoint starts the endpoint and waits until it listens: on a free port at first, on the same one afterwards.
-func (s *Stack) StartEndpoint(ctx context.Context) (err error) {
+// Address returns where the endpoint listens, or has listened.
+func (s *Stack) Address() string { return s.address }
+
+// CA returns the file of what the endpoint's certificate is to be verified with.
+func (s *Stack) CA() string { return filepath.Join(s.Data(), "tls", "ca.pem") }
+
+// StartEndpoint starts the endpoint, with more flags, and waits until it listens: on a free port at first, on the same
+// one afterwards.
+func (s *Stack) StartEndpoint(ctx context.Context, flags ...string) (err error) {
 	listen := s.address
 	if listen == "" {
 		listen = "127.0.0.1:0"
@@ -72,7 +79,7 @@ func (s *Stack) StartEndpoint(ctx context.Context) (err error) {
 		return fmt.Errorf("start endpoint: %w", err)
 	}
 	s.Endpoint, err = start("endpoint", filepath.Join(s.dir, "endpoint.log"), nil, s.program("taskguard-endpoint"),
-		"serve", "--listen", listen, "--data", s.Data(), "--tls-self-signed")
+		append([]string{"serve", "--listen", listen, "--data", s.Data(), "--tls-self-signed"}, flags...)...)
 	if err != nil {
 		return err
 	}
@@ -107,7 +114,7 @@ func (s *Stack) agentArgs(settings []string) []string {
 	args := []string{"--config", s.config}
 	for _, setting := range append([]string{
 		"endpoint.url=https://" + s.address,
-		"endpoint.ca_file=" + filepath.Join(s.Data(), "tls", "ca.pem"),
+		"endpoint.ca_file=" + s.CA(),
 		"state_dir=" + filepath.Join(s.dir, "agent"),
 		"socket=" + s.socket(),
 	}, settings...) {
