@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults outage demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -50,6 +50,9 @@ test-vm: ## Run the kernel tier in VMs, on 6.1 the container tier too: KERNEL=5.
 test-faults: ## Pull every cable between agent and endpoint, and print the account of each; some minutes
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-test-tools.sh; fi
 	@TASKGUARD_FAULTS=full go test -count=1 -timeout=40m ./scripts/faults -v | awk '/^(---|ok|FAIL|PASS|fault )/ { table = /^fault / } table || /^(--- FAIL|ok|FAIL)/'
+
+outage: ## Print how an hour's backlog at 1,000 events/s is delivered, by a simulated clock, beside what is new
+	@TASKGUARD_OUTAGE=full go test -count=1 -v -run '^TestOutage$$' ./sender
 
 rungs: ## Print which rung of the ladder won, by kind and kernel, in the last runs of test and test-vm
 	@go run ./scripts/vm -rungs

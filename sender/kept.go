@@ -19,7 +19,8 @@ func (s *Sender) openLedger() ledger {
 	if s.cfg.LedgerFile == "" {
 		return newLedger(s.cfg.Spool.Stats().Events)
 	}
-	s.file.path, s.file.trouble = s.cfg.LedgerFile, trouble{log: s.cfg.Logger, over: "ledger is kept again"}
+	s.file.path = s.cfg.LedgerFile
+	s.file.trouble.log, s.file.trouble.over = s.cfg.Logger, "ledger is kept again"
 	kept, err := s.file.open()
 	if err != nil {
 		s.file.trouble.is(rootText(err), "cannot open the ledger, it begins anew: repair the state directory", "error", err)
@@ -119,8 +120,8 @@ func (s *Sender) kinds(e spool.Entry, codec *batch.Codec) counts {
 func (s *Sender) ownKinds(e spool.Entry) (counts, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	of, ok := s.ledger.inSpool[e.Sequence]
-	return of.counts(), ok && e.Epoch == s.cfg.Epoch
+	of, ok := s.ledger.inSpool[keyOf(e)]
+	return of.counts(), ok
 }
 
 // read decodes a batch in the spool, whose name says how many events it has. A nil codec is made.

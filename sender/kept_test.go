@@ -134,8 +134,8 @@ func killAtRandom(t *testing.T, seed uint64, maxBytes int64) {
 				d, s = rerun(t, crashed(t, before, d), r, &epoch, maxBytes)
 			}
 		case 6:
-			if e, ok := s.cfg.Spool.Next(); ok {
-				if _, err := s.deliver(t.Context(), e); err != nil {
+			if e, ok := next(s.cfg.Spool); ok {
+				if _, err := s.deliver(t.Context(), new(parts), e); err != nil {
 					t.Fatal(err)
 				}
 				if kill { // before the file was removed
@@ -270,10 +270,19 @@ func TestKeptLedgerIsACopy(t *testing.T) {
 	first, second := spool.Entry{Epoch: 1, Sequence: 1, Events: 1}, spool.Entry{Epoch: 1, Sequence: 2, Events: 1}
 	l.leave(first, "")
 	l.leave(second, "rejected")
-	kept := l.keep(1)
+	kept := l.keep()
 	l.left([]spool.Entry{first}, false)
 	want := []leaving{{Epoch: 1, Sequence: 1}, {Epoch: 1, Sequence: 2, Cause: "rejected"}}
 	if !slices.Equal(kept.Leaving, want) || len(l.leaving) != 1 {
 		t.Errorf("kept %+v, want %+v; %+v are leaving now", kept.Leaving, want, l.leaving)
 	}
+}
+
+// next returns the oldest batch of all.
+func next(s *spool.Spool) (spool.Entry, bool) {
+	lanes := s.Lanes()
+	if len(lanes) == 0 {
+		return spool.Entry{}, false
+	}
+	return s.Next(lanes[0].Epoch)
 }

@@ -112,19 +112,25 @@ type ledger struct {
 	lost           map[lossKey]*lossCount
 	// told is how much of observed the endpoint has heard of, or will, by batches that reached the spool.
 	told uint64
-	// inSpool has the batches of this run that are in the spool, by sequence.
-	inSpool map[uint64]sparse
-	// landed is the last batch of this run that reached the spool; landing is the one that is being written there.
-	landed  uint64
+	// inSpool has the batches of this run that are in the spool.
+	inSpool map[batchKey]sparse
+	// landed is the last batch of this run that reached the spool, sequence 0 if there is none; landing is the one that is
+	// being written there.
+	landed  batchKey
 	landing *landing
 	leaving []leaving
 }
 
+// batchKey names a batch of this agent.
+type batchKey struct{ epoch, sequence uint64 }
+
+func keyOf(e spool.Entry) batchKey { return batchKey{e.Epoch, e.Sequence} }
+
 // landing is a batch that is counted as spooled, as it may be acknowledged before its writer knows that it is on disk.
 type landing struct {
-	sequence uint64
-	events   counts
-	told     report
+	batch  batchKey
+	events counts
+	told   report
 }
 
 // leaving is a batch that is counted as acknowledged or lost and whose file may still be in the spool. Should the agent
@@ -140,7 +146,7 @@ type leaving struct {
 const maxLeaving = 1024
 
 func newLedger(recovered uint64) ledger {
-	l := ledger{lost: make(map[lossKey]*lossCount), inSpool: make(map[uint64]sparse)}
+	l := ledger{lost: make(map[lossKey]*lossCount), inSpool: make(map[batchKey]sparse)}
 	l.observe(0, recovered)
 	l.spooled, l.told = recovered, recovered
 	return l
@@ -177,18 +183,18 @@ func (l *ledger) loseAll(c counts, stage, cause string) {
 }
 
 // spool moves a batch from open into the spool.
-func (l *ledger) spool(sequence uint64, c counts, told report) {
+func (l *ledger) spool(b batchKey, c counts, told report) {
 	l.open.sub(c)
 	l.spooled += c.total()
-	l.inSpool[sequence] = c.sparse()
-	l.landing = &landing{sequence, c, told}
+	l.inSpool[b] = c.sparse()
+	l.landing = &landing{b, c, told}
 }
 
 // land notes that the batch being written is in the spool, with what it tells.
 func (l *ledger) land() {
 	if l.landing != nil {
 		l.reported(l.landing.told)
-		l.landed, l.landing = l.landing.sequence, nil
+		l.landed, l.landing = l.landing.batch, nil
 	}
 }
 

@@ -102,14 +102,14 @@ func countsNamed(m map[string]uint64) (c counts) {
 }
 
 // keep returns what is to be kept of the ledger of a run.
-func (l *ledger) keep(epoch uint64) keptLedger {
+func (l *ledger) keep() keptLedger {
 	open, spooled := l.open, l.spooled
 	if l.landing != nil {
 		open.addAll(l.landing.events)
 		spooled -= l.landing.events.total()
 	}
 	k := keptLedger{
-		Epoch: epoch, Sequence: l.landed, Observed: l.observed.named(), Open: open.named(), Acked: l.acked,
+		Epoch: l.landed.epoch, Sequence: l.landed.sequence, Observed: l.observed.named(), Open: open.named(), Acked: l.acked,
 		Spooled: spooled, Told: l.told, Leaving: slices.Clone(l.leaving),
 	}
 	for key, count := range l.lost {
@@ -256,7 +256,7 @@ func (s *Sender) save() {
 		return
 	}
 	s.mu.Lock()
-	kept := s.ledger.keep(s.cfg.Epoch)
+	kept := s.ledger.keep()
 	s.mu.Unlock()
 	if err := s.file.keep(kept); err != nil {
 		s.file.trouble.is(rootText(err), "cannot keep the ledger, a crash now makes it wrong: free or repair the disk", "error", err)

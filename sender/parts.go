@@ -13,8 +13,8 @@ import (
 // maxConflicts is how often one delivery lets the receiver say where to go on.
 const maxConflicts = 3
 
-// parts is a batch that is sent in parts, and how far it got. It is kept while the batch is tried again, but not across
-// runs: the receiver knows what it has.
+// parts is a batch of an epoch that is sent in parts, and how far it got. It is kept while the batch is tried again, but
+// not across runs: the receiver knows what it has.
 type parts struct {
 	epoch, sequence uint64
 	batch           *batch.Batch // nil when none is sent in parts
@@ -37,9 +37,9 @@ func (p *parts) count() int { return min(p.size, len(p.batch.Events)-p.next) }
 
 // send sends a batch, in parts if it is too large or if the receiver has the first ones. stored is how many of its events
 // the receiver has when there is an error.
-func (s *Sender) send(ctx context.Context, e spool.Entry, frame []byte) (stored int, err error) {
-	if s.parts.of(e) {
-		return s.sendParts(ctx, nil)
+func (s *Sender) send(ctx context.Context, p *parts, e spool.Entry, frame []byte) (stored int, err error) {
+	if p.of(e) {
+		return s.sendParts(ctx, p, nil)
 	}
 	err = s.try(ctx, frame)
 	if err == nil {
@@ -49,11 +49,11 @@ func (s *Sender) send(ctx context.Context, e spool.Entry, frame []byte) (stored 
 	if answer.Reject != RejectTooLarge && !answer.Partial {
 		return 0, err
 	}
-	if cutErr := s.cutUp(e, frame); cutErr != nil {
+	if cutErr := p.cutUp(e, frame); cutErr != nil {
 		return 0, &Failure{Err: errors.Join(err, cutErr), Remedy: answer.Remedy, Reject: RejectTooLarge}
 	}
 	s.cfg.Logger.Debug("sending a batch in parts", "batch", e.Sequence, "events", e.Events, "why", err)
-	return s.sendParts(ctx, answer)
+	return s.sendParts(ctx, p, answer)
 }
 
 // try sends a frame, and once more when there are fresh credentials.
@@ -69,7 +69,7 @@ func (s *Sender) try(ctx context.Context, frame []byte) error {
 }
 
 // cutUp makes ready to send a batch in parts.
-func (s *Sender) cutUp(e spool.Entry, frame []byte) error {
+func (p *parts) cutUp(e spool.Entry, frame []byte) error {
 	b, err := decodeFrame(frame, nil)
 	if err != nil {
 		return fmt.Errorf("split batch: %w", err)
@@ -77,13 +77,12 @@ func (s *Sender) cutUp(e spool.Entry, frame []byte) error {
 	if len(b.Events) == 0 {
 		return errors.New("split batch: it has no events")
 	}
-	s.parts = parts{epoch: e.Epoch, sequence: e.Sequence, batch: b, size: len(b.Events)}
+	*p = parts{epoch: e.Epoch, sequence: e.Sequence, batch: b, size: len(b.Events)}
 	return nil
 }
 
 // sendParts sends what is left of the batch. answer is what the receiver said to what it was sent last; nil is nothing.
-func (s *Sender) sendParts(ctx context.Context, answer *Failure) (stored int, err error) {
-	p := &s.parts
+func (s *Sender) sendParts(ctx context.Context, p *parts, answer *Failure) (stored int, err error) {
 	for conflicts := 0; ; {
 		switch {
 		case answer == nil:
@@ -98,22 +97,22 @@ func (s *Sender) sendParts(ctx context.Context, answer *Failure) (stored int, er
 			return p.next, answer
 		}
 		if p.next >= len(p.batch.Events) {
-			stored, s.parts = p.next, parts{}
+			stored, *p = p.next, parts{}
 			return stored, nil
 		}
-		if answer = s.sendPart(ctx); answer == nil {
-			s.stored()
+		if answer = s.sendPart(ctx, p); answer == nil {
+			s.stored(p)
 		}
 	}
 }
 
 // sendPart sends the next part and returns nil when the receiver has it.
-func (s *Sender) sendPart(ctx context.Context) *Failure {
+func (s *Sender) sendPart(ctx context.Context, p *parts) *Failure {
 	codec, err := batch.NewCodec()
 	if err != nil {
 		return &Failure{Err: fmt.Errorf("split batch: %w", err)}
 	}
-	data, err := batch.Split(nil, s.parts.batch, s.parts.next, s.parts.count())
+	data, err := batch.Split(nil, p.batch, p.next, p.count())
 	if err != nil {
 		return &Failure{Err: err}
 	}
@@ -124,8 +123,7 @@ func (s *Sender) sendPart(ctx context.Context) *Failure {
 }
 
 // stored goes on behind a part that the receiver has.
-func (s *Sender) stored() {
-	p := &s.parts
+func (s *Sender) stored(p *parts) {
 	if p.placeholder {
 		s.mu.Lock()
 		s.ledger.observe(event.AgentLoss, 1)

@@ -120,12 +120,13 @@ func (s *Sender) drop(first batch.Updates) {
 
 // seal turns a builder into a frame in the spool and makes the builder free again.
 func (s *Sender) seal(next handedOver) {
+	s.turn()
 	s.sequence++
 	updates := s.updates()
 	told := s.tell(next.builder)
 	c := countsOf(next.builder)
 	s.data = next.builder.Seal(s.data[:0], batch.Header{
-		ID:   batch.ID{Agent: s.cfg.Agent, Epoch: s.cfg.Epoch, Sequence: s.sequence},
+		ID:   batch.ID{Agent: s.cfg.Agent, Epoch: s.epoch, Sequence: s.sequence},
 		Host: s.cfg.Host(), Ledger: told.Ledger, Updates: updates,
 	}, s.cfg.Late)
 	s.recycle(next.builder)
@@ -196,7 +197,7 @@ func (s *Sender) loseOpen(c counts, stage, cause string) {
 
 // store puts the sealed frame into the spool.
 func (s *Sender) store(c counts, told report) bool {
-	e := spool.Entry{Epoch: s.cfg.Epoch, Sequence: s.sequence, Events: c.total()}
+	e := spool.Entry{Epoch: s.epoch, Sequence: s.sequence, Events: c.total()}
 	s.enter(c, told)
 	var evicted []spool.Entry
 	err := s.cfg.Spool.Put(e, s.frame, func(old []spool.Entry) {
@@ -206,13 +207,22 @@ func (s *Sender) store(c counts, told report) bool {
 	if len(evicted) > 0 {
 		s.left(evicted...)
 	}
-	s.settle(e, c, err)
+	inMemory := errors.Is(err, spool.ErrInMemory)
+	if inMemory {
+		s.settle(e, c, nil)
+	} else {
+		s.settle(e, c, err)
+	}
 	s.save()
-	if err != nil {
+	switch {
+	case inMemory:
+		s.disk.is("in memory", "cannot spool batches, a crash loses them: free or repair the disk", "error", err)
+	case err != nil:
 		s.disk.is(rootText(err), "cannot spool batches, they are lost: free or repair the disk", "error", err)
 		return false
+	default:
+		s.disk.isOver()
 	}
-	s.disk.isOver()
 	return true
 }
 
@@ -220,7 +230,7 @@ func (s *Sender) store(c counts, told report) bool {
 func (s *Sender) enter(c counts, told report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ledger.spool(s.sequence, c, told)
+	s.ledger.spool(batchKey{s.epoch, s.sequence}, c, told)
 }
 
 // evict counts the batches that have to make room for another, before their files are removed.
@@ -240,7 +250,7 @@ func (s *Sender) settle(e spool.Entry, c counts, err error) {
 		return
 	}
 	s.ledger.landing = nil
-	delete(s.ledger.inSpool, e.Sequence)
+	delete(s.ledger.inSpool, keyOf(e))
 	cause := "write"
 	if errors.Is(err, spool.ErrFull) {
 		cause = "full"

@@ -1,8 +1,8 @@
 // Package sender takes events, seals them into batches, spools the batches and uploads them; and it keeps the ledger.
 //
-// It promises: Emit and Lost never wait for another party and never do I/O; batches reach the transport in the order
-// in which they were sealed, each with the same bytes until it is accepted, or in parts when the receiver says that it
-// is too large; and every event is accounted for, in every snapshot of the ledger: observed == acked + spooled + open +
+// It promises: Emit and Lost never wait for another party and never do I/O; batches of an epoch reach the transport in
+// the order in which they were sealed, each with the same bytes until it is accepted, or in parts when the receiver says
+// that it is too large; a backlog does not hold up what is new, which has an epoch of its own; and every event is accounted for, in every snapshot of the ledger: observed == acked + spooled + open +
 // lost, which goes on in the next run, also after a kill.
 package sender
 
@@ -48,7 +48,7 @@ type Transport interface {
 // Config says what a sender works with. Functions in it must not block.
 type Config struct {
 	Agent     event.ID          // required
-	Epoch     uint64            // when this run of the agent began, ns since 1970; required
+	Epoch     uint64            // when this run of the agent began, ns since 1970, which is its first epoch; required
 	Host      func() event.Host // asked at every seal; required
 	Spool     *spool.Spool      // the sender's alone; required
 	Transport Transport         // required
@@ -93,14 +93,13 @@ type Sender struct {
 	file ledgerFile
 
 	// What follows is used by the goroutine that seals, only.
+	epoch       uint64
 	sequence    uint64
 	pending     batch.Updates
 	data, frame []byte
 	disk        trouble
 
-	// What follows is used by the goroutine that uploads, only.
 	uplink trouble
-	parts  parts
 	rate   *rate.Limiter
 
 	live live
@@ -123,14 +122,15 @@ func New(cfg Config) (*Sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create sender: %w", err)
 	}
-	s := &Sender{cfg: cfg, codec: codec, wake: make(chan struct{}, 1)}
+	s := &Sender{cfg: cfg, codec: codec, epoch: cfg.Epoch, wake: make(chan struct{}, 1)}
 	for range builders {
 		s.free = append(s.free, batch.NewBuilder())
 	}
 	s.full = make([]handedOver, 0, builders)
-	s.disk = trouble{log: cfg.Logger, over: "spool takes batches again"}
-	s.uplink = trouble{log: cfg.Logger, over: "upload works again"}
+	s.disk.log, s.disk.over = cfg.Logger, "spool takes batches again"
+	s.uplink.log, s.uplink.over = cfg.Logger, "upload works again"
 	s.ledger = s.openLedger()
+	s.ledger.landed = batchKey{epoch: cfg.Epoch}
 	s.rate = newRate(cfg.UploadRate)
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,10 +32,15 @@ type receiver struct {
 	mu      sync.Mutex
 	batches []*batch.Batch // stored
 	seen    map[string]string
-	mark    batch.Header // of what was stored last
-	offset  int          // how many events of mark's batch are stored
-	whole   bool
+	marks   map[uint64]receiverMark // by epoch
 	sent    int
+}
+
+// receiverMark is how far an epoch is stored: the header of the last batch, and how many of its events.
+type receiverMark struct {
+	batch.Header
+	offset int
+	whole  bool
 }
 
 func newReceiver(t testing.TB) *receiver {
@@ -42,7 +48,7 @@ func newReceiver(t testing.TB) *receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &receiver{t: t, codec: codec, seen: map[string]string{}}
+	return &receiver{t: t, codec: codec, seen: map[string]string{}, marks: map[uint64]receiverMark{}}
 }
 
 func (r *receiver) Send(ctx context.Context, frame []byte) error {
@@ -72,27 +78,26 @@ func (r *receiver) store(frame []byte) error {
 	if before, again := r.seen[name]; again && before != string(frame) {
 		r.t.Errorf("batch %s came again with other bytes", name)
 	}
-	last, end := r.mark.ID, int(b.First)+len(b.Events)
+	mark, end := r.marks[b.ID.Epoch], int(b.First)+len(b.Events)
 	switch {
-	case b.ID.Epoch < last.Epoch:
-		r.t.Errorf("batch %s after %v: out of order", name, last)
-	case b.ID.Epoch == last.Epoch && b.ID.Sequence < last.Sequence:
+	case b.ID.Sequence < mark.ID.Sequence:
 		if _, again := r.seen[name]; !again {
-			r.t.Errorf("batch %s after %v: out of order", name, last)
+			r.t.Errorf("batch %s after %v: out of order", name, mark.ID)
 		}
 		return nil
-	case b.ID == last && (r.whole || end <= r.offset):
+	case b.ID == mark.ID && (mark.whole || end <= mark.offset):
 		return nil
 	}
-	if b.ID != last {
-		r.offset = 0
+	offset := mark.offset
+	if b.ID != mark.ID {
+		offset = 0
 	}
-	if int(b.First) != r.offset {
-		r.mark, r.whole = b.Header, false
-		return &Failure{Err: errors.New("conflict"), Partial: true, Stored: uint32(r.offset)}
+	if int(b.First) != offset {
+		r.marks[b.ID.Epoch] = receiverMark{b.Header, offset, false}
+		return &Failure{Err: errors.New("conflict"), Partial: true, Stored: uint32(offset)}
 	}
 	r.seen[name] = string(frame)
-	r.mark, r.offset, r.whole = b.Header, end, b.Sealed == 0 || end == int(b.Sealed)
+	r.marks[b.ID.Epoch] = receiverMark{b.Header, end, b.Sealed == 0 || end == int(b.Sealed)}
 	r.batches = append(r.batches, b)
 	return nil
 }
@@ -110,11 +115,13 @@ func decode(t testing.TB, codec *batch.Codec, frame []byte) *batch.Batch {
 	return b
 }
 
-// events returns all that was stored of a kind.
+// events returns all that was stored of a kind, by epoch, and in the order of arrival.
 func (r *receiver) events(kind event.Kind) (list []event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, b := range r.batches {
+	batches := slices.Clone(r.batches)
+	slices.SortStableFunc(batches, func(a, b *batch.Batch) int { return cmp.Compare(a.ID.Epoch, b.ID.Epoch) })
+	for _, b := range batches {
 		for _, e := range b.Events {
 			if e.Kind == kind {
 				list = append(list, e)

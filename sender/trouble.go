@@ -3,6 +3,7 @@ package sender
 import (
 	"errors"
 	"log/slog"
+	"sync"
 	"syscall"
 )
 
@@ -10,13 +11,21 @@ import (
 type trouble struct {
 	log  *slog.Logger
 	over string // the message when it is
-	text string // of the problem; empty when there is none
+
+	mu   sync.Mutex
+	text string // of the problem; empty when there is none; guarded by mu
 }
 
-func (t *trouble) troubled() bool { return t.text != "" }
+func (t *trouble) troubled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text != ""
+}
 
 // is notes the problem. It is the same as before when its text is.
 func (t *trouble) is(text, message string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.text != text {
 		t.log.Warn(message, args...)
 	}
@@ -24,6 +33,8 @@ func (t *trouble) is(text, message string, args ...any) {
 }
 
 func (t *trouble) isOver() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.text != "" {
 		t.log.Info(t.over)
 	}

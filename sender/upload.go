@@ -86,74 +86,22 @@ func newRate(bytes int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytes), int(min(max(bytes, batch.MaxCompressed), math.MaxInt32)))
 }
 
-// uploadAll uploads batches, oldest first and one at a time, until ctx is done. When sealed is closed it goes on
-// until the spool is empty or a batch is not accepted.
-func (s *Sender) uploadAll(ctx context.Context, sealed <-chan struct{}) {
-	defer s.cfg.Spool.Release()
-	failures := 0
-	draining := false
-	for ctx.Err() == nil {
-		entry, ok := s.cfg.Spool.Next()
-		if !ok && draining {
-			return
-		}
-		if !ok {
-			select {
-			case <-s.cfg.Spool.Changed():
-			case <-sealed:
-				draining = true
-			case <-ctx.Done():
-			}
-			continue
-		}
-		asked, err := s.deliver(ctx, entry)
-		if err == nil {
-			failures = 0
-			continue
-		}
-		failures++
-		if draining && !rejects(err) {
-			return
-		}
-		if s.pause(ctx, sealed, backoff(failures, asked)) {
-			draining = true
-		}
-	}
-}
-
-// pause waits, and returns early, with true, when the wait is cut short as sealed is closed.
-func (s *Sender) pause(ctx context.Context, sealed <-chan struct{}, wait time.Duration) bool {
-	s.mu.Lock()
-	s.upload.NextTry = time.Now().Add(wait)
-	s.mu.Unlock()
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return false
-	case <-sealed:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// deliver sends a batch that is held, and ends the hold by what becomes of it. asked is how long the receiver wants
-// the next try to wait.
-func (s *Sender) deliver(ctx context.Context, e spool.Entry) (asked time.Duration, err error) {
+// deliver sends a batch that is held, and ends the hold by what becomes of it, unless the receiver has a part of it. asked
+// is how long the receiver wants the next try to wait.
+func (s *Sender) deliver(ctx context.Context, p *parts, e spool.Entry) (asked time.Duration, err error) {
 	frame, err := s.cfg.Spool.Read(e)
 	if errors.Is(err, spool.ErrCorrupt) {
-		s.setAside(e, 0, "spool", "corrupt", err)
+		s.setAside(p, e, 0, "spool", "corrupt", err)
 		return 0, nil
 	}
 	stored := 0
 	if err == nil {
-		stored, err = s.send(ctx, e, frame)
+		stored, err = s.send(ctx, p, e, frame)
 	}
 	if err == nil {
 		s.leave(e, counts{}, "", "", "")
 		s.save()
-		s.cfg.Spool.Remove()
+		s.cfg.Spool.Remove(e.Epoch)
 		s.left(e)
 		s.succeeded()
 		return 0, nil
@@ -163,10 +111,10 @@ func (s *Sender) deliver(ctx context.Context, e spool.Entry) (asked time.Duratio
 	}
 	failure := asFailure(err)
 	if failure.Reject != "" {
-		s.setAside(e, stored, "send", failure.Reject, err)
+		s.setAside(p, e, stored, "send", failure.Reject, err)
 	} else {
-		if !s.parts.begun(e) { // or it might be evicted, and counted as lost whole
-			s.cfg.Spool.Release()
+		if !p.begun(e) { // or it might be evicted, and counted as lost whole
+			s.cfg.Spool.Release(e.Epoch)
 		}
 		s.uplink.is(failure.Error(), "cannot upload", "error", err, "remedy", failure.Remedy)
 	}
@@ -189,16 +137,16 @@ func rejects(err error) bool {
 
 // setAside moves a batch out of the way of those behind it. Of its events the receiver has the first stored ones; the
 // others are lost.
-func (s *Sender) setAside(e spool.Entry, stored int, stage, cause string, why error) {
+func (s *Sender) setAside(p *parts, e spool.Entry, stored int, stage, cause string, why error) {
 	var lost counts
-	if s.parts.of(e) {
-		lost, s.parts = s.parts.kindsFrom(stored), parts{}
+	if p.of(e) {
+		lost, *p = p.kindsFrom(stored), parts{}
 	} else {
 		lost = s.kinds(e, nil)
 	}
 	s.leave(e, lost, stage, cause, cause)
 	s.save()
-	if err := s.cfg.Spool.SetAside(cause); err != nil {
+	if err := s.cfg.Spool.SetAside(e.Epoch, cause); err != nil {
 		s.cfg.Logger.Warn("cannot keep a batch that was set aside", "batch", e.Sequence, "error", err)
 	}
 	s.left(e)
@@ -210,12 +158,10 @@ func (s *Sender) setAside(e spool.Entry, stored int, stage, cause string, why er
 func (s *Sender) leave(e spool.Entry, lost counts, stage, cause, aside string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.Epoch == s.cfg.Epoch {
-		if l := s.ledger.landing; l != nil && l.sequence == e.Sequence {
-			s.ledger.land()
-		}
-		delete(s.ledger.inSpool, e.Sequence)
+	if l := s.ledger.landing; l != nil && l.batch == keyOf(e) {
+		s.ledger.land()
 	}
+	delete(s.ledger.inSpool, keyOf(e))
 	s.ledger.unspool(e, lost, stage, cause)
 	s.ledger.leave(e, aside)
 }

@@ -362,14 +362,14 @@ func TestStopEndsTheWait(t *testing.T) {
 	})
 }
 
-// While the spool cannot be written, events are lost and counted, nothing else stops, and an idle agent adds no more
+// While the spool cannot be written and there is no room in memory, events are lost and counted, nothing else stops, and an idle agent adds no more
 // losses by telling of them.
 func TestSpoolFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "spool")
 		r := newReceiver(t)
 		var log lines
-		cfg := config(newSpool(t, spool.Config{Dir: dir}), r)
+		cfg := config(newSpool(t, spool.Config{Dir: dir, MaxMemory: 1}), r)
 		cfg.Logger = log.logger()
 		s := newSender(t, cfg)
 		stop := start(t, s)
@@ -423,21 +423,66 @@ func TestExactUnderRandomFaults(t *testing.T) {
 	}
 }
 
+// dice are thrown by several.
+type dice struct {
+	mu     sync.Mutex
+	random *rand.Rand // guarded by mu
+}
+
+func (d *dice) IntN(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.random.IntN(n)
+}
+
+// faulty is a receiver that fails before it stores, or after; again says that its last answer to the batch was one of
+// those.
+type faulty struct {
+	*receiver
+	fault func(again, stored bool) error
+
+	mu        sync.Mutex
+	swallowed map[batch.ID]bool // guarded by mu
+}
+
+func (f *faulty) Send(ctx context.Context, frame []byte) error {
+	codec, err := batch.NewCodec()
+	if err != nil {
+		return err
+	}
+	id := decode(f.t, codec, frame).ID
+	f.mu.Lock()
+	again := f.swallowed[id]
+	f.mu.Unlock()
+	if err := f.fault(again, false); err != nil {
+		return err
+	}
+	if err := f.receiver.Send(ctx, frame); err != nil {
+		return err
+	}
+	err = f.fault(again, true)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.swallowed[id] = err != nil
+	return err
+}
+
 func randomFaults(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 1))
-	dice := rand.New(rand.NewPCG(seed, 2)) // the receiver's
+	var dice dice // the receiver's
+	dice.random = rand.New(rand.NewPCG(seed, 2))
 	dir := filepath.Join(t.TempDir(), "spool")
 	r := newReceiver(t)
 	var healthy atomic.Bool
 	evicts := seed%2 == 0
-	again := false // the frame was stored before
-	r.fault = func(_ context.Context, stored bool) error {
+	transport := &faulty{receiver: r, swallowed: make(map[batch.ID]bool)}
+	transport.fault = func(again, stored bool) error {
 		if healthy.Load() {
 			return nil
 		}
 		if stored {
 			// The answer is lost. Were the batch evicted before its repeat, it would be stored and counted as lost.
-			if again = !evicts && dice.IntN(4) == 0; again {
+			if !evicts && dice.IntN(4) == 0 {
 				return errors.New("connection reset")
 			}
 			return nil
@@ -461,11 +506,11 @@ func randomFaults(t *testing.T, seed uint64) {
 			return len(b.Events) > 5 || b.Events[0].Kind == event.FileOpen && b.Events[0].File.Inode%50 == 3 && len(b.Events) == 1
 		}
 	}
-	limits := spool.Config{Dir: dir}
+	limits := spool.Config{Dir: dir, MaxMemory: 2 << 10}
 	if evicts {
 		limits.MaxBytes = 32 << 10
 	}
-	cfg := config(newSpool(t, limits), r)
+	cfg := config(newSpool(t, limits), transport)
 	cfg.MaxEvents, cfg.LedgerFile = 20, filepath.Join(filepath.Dir(dir), "ledger")
 	s := newSender(t, cfg)
 	stop := start(t, s)
@@ -531,7 +576,7 @@ func randomFaults(t *testing.T, seed uint64) {
 	if got, want := uint64(len(stored))+l.LostByKind[event.FileOpen], uint64(emitted); got != want {
 		t.Errorf("%d stored and %d lost, want %d together", len(stored), l.LostByKind[event.FileOpen], want)
 	}
-	for i := 1; i < len(stored); i++ {
+	for i := 1; i < len(stored); i++ { // by epoch
 		if stored[i].File.Inode <= stored[i-1].File.Inode {
 			t.Fatalf("event %d stored after %d", stored[i].File.Inode, stored[i-1].File.Inode)
 		}

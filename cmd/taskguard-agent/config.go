@@ -36,6 +36,8 @@ type config struct {
 	IMDS               bool   `key:"host.imds"`
 	SpoolMaxBytes      int64  `key:"spool.max_bytes"`
 	SpoolMaxFiles      int64  `key:"spool.max_files"`
+	SpoolMaxMemory     int64  `key:"spool.max_memory"`
+	SpoolNoSync        bool   `key:"spool.fsync"`
 	UploadRate         int64  `key:"upload.bytes_per_second"`
 	Events             ebpf.Settings
 	LogLevel           slog.Level
@@ -44,7 +46,7 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		StateDir: "/var/lib/taskguard", Socket: "/run/taskguard/agent.sock", EBPF: true, Audit: true,
-		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, SpoolMaxFiles: 16 << 10,
+		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, SpoolMaxFiles: 16 << 10, SpoolMaxMemory: 8 << 20,
 		LogLevel: slog.LevelInfo,
 		Events: ebpf.Settings{
 			Watched: []string{
@@ -100,6 +102,12 @@ func allSettings() []setting {
 			n, err := strconv.ParseInt(v, 10, 64)
 			c.SpoolMaxFiles = n
 			return err == nil && n >= 16 && n <= 1_000_000
+		}},
+		{Key: "spool.max_memory", Want: "a size of 64KiB to 64MiB, such as 8MiB",
+			Set: settings.Bytes(func(c *config) *int64 { return &c.SpoolMaxMemory }, 64<<10, 64<<20)},
+		{Key: "spool.fsync", Want: "always or never", Set: func(c *config, v string) bool {
+			c.SpoolNoSync = v == "never"
+			return v == "always" || v == "never"
 		}},
 		{Key: "upload.bytes_per_second", Want: "a size of 64KiB or more, such as 1MiB, or 0", Set: func(c *config, v string) bool {
 			if v == "0" {

@@ -134,7 +134,7 @@ func TestOverridesReachEveryField(t *testing.T) {
 		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "endpoint.proxy=http://p:2", "identity.cert_file=/cert",
 		"identity.key_file=/key", "state_dir=/s", "socket=/k",
 		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "ecs.agent=http://[::1]:1", "ecs.tags=true", "host.imds=off", "spool.max_bytes=3MiB",
-		"spool.max_files=17", "upload.bytes_per_second=1MiB", "log.level=error",
+		"spool.max_files=17", "spool.max_memory=1MiB", "spool.fsync=never", "upload.bytes_per_second=1MiB", "log.level=error",
 		"events.off=file.open,dns.query", "events.open_all=true", "events.watched_paths=/w",
 		"events.ignored_executables=/i,/j", "events.connect_window=10s", "throttle.events_per_second=0",
 	})
@@ -144,7 +144,7 @@ func TestOverridesReachEveryField(t *testing.T) {
 	want := config{
 		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", EndpointProxy: "http://p:2",
 		IdentityCertFile: "/cert", IdentityKeyFile: "/key", StateDir: "/s", Socket: "/k",
-		ECSAgent: "http://[::1]:1", ECSTags: true, SpoolMaxBytes: 3 << 20, SpoolMaxFiles: 17, UploadRate: 1 << 20, LogLevel: 8,
+		ECSAgent: "http://[::1]:1", ECSTags: true, SpoolMaxBytes: 3 << 20, SpoolMaxFiles: 17, SpoolMaxMemory: 1 << 20, SpoolNoSync: true, UploadRate: 1 << 20, LogLevel: 8,
 		Events: ebpf.Settings{
 			Off: []event.Kind{event.FileOpen, event.DNSQuery}, OpenAll: true, Watched: []string{"/w"},
 			Ignored: []string{"/i", "/j"}, ConnectWindow: 10 * time.Second,

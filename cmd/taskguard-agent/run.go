@@ -302,6 +302,7 @@ func (a *agent) openDelivery() (err error) {
 func openSpool(cfg config, log *slog.Logger) (*spool.Spool, error) {
 	return spool.Open(spool.Config{
 		Dir: cfg.StateDir + "/spool", MaxBytes: cfg.SpoolMaxBytes, MaxFiles: int(cfg.SpoolMaxFiles),
+		MaxMemory: cfg.SpoolMaxMemory, NoSync: cfg.SpoolNoSync,
 		Logger: log.With("component", "spool"),
 	})
 }

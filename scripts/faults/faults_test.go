@@ -274,7 +274,7 @@ func TestFaults(t *testing.T) {
 			g.certificate.Store(g.authority.issue(c.T, certificate{host: "127.0.0.1"}))
 			c.account()
 		},
-		"clock off by 10 min": clockOff,
+		"clock off by 10 min": func(c *cell) { clockOff(c, while) },
 		"slow clients":        slowClients,
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
@@ -409,7 +409,7 @@ func badCertificate(bad certificate, d time.Duration, problem string) func(c *ce
 }
 
 // clockOff: this host's clock is ten minutes behind the receiver's, which the agent notices.
-func clockOff(c *cell) {
+func clockOff(c *cell, d time.Duration) {
 	c.feed.Skew = -10 * time.Minute
 	g := newGateway(c.T, c.endpoint.Address(), c.endpoint.CA())
 	g.proxy.ModifyResponse = func(r *http.Response) error {
@@ -419,6 +419,7 @@ func clockOff(c *cell) {
 	c.feed.URL, c.feed.CA = g.url(), g.authority.file(c.T)
 	c.start()
 	c.feeder.await("the skew to be noticed", func(r report) bool { return (r.Skew + 10*time.Minute).Abs() < time.Minute })
+	time.Sleep(d)
 	c.account()
 }
 

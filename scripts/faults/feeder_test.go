@@ -58,7 +58,7 @@ var instance = event.Host{Hostname: "feeder", AccountID: "111122223333", Instanc
 const sealed = 64
 
 func (f *feed) config(transport sender.Transport, log *slog.Logger) (sender.Config, error) {
-	sp, err := spool.Open(spool.Config{Dir: filepath.Join(f.Dir, "spool"), Logger: log})
+	sp, err := spool.Open(spool.Config{Dir: filepath.Join(f.Dir, "spool"), MaxMemory: 16 << 10, Logger: log})
 	if err != nil {
 		return sender.Config{}, err
 	}
@@ -83,7 +83,10 @@ func (f *feed) numbered(epoch, n uint64) *event.Event {
 	}}
 }
 
-// feedMain is the process. It feeds until SIGTERM, and then delivers what it can.
+// deliverTimeout is how long a feeder that feeds no more may go on to deliver.
+const deliverTimeout = 5 * time.Minute
+
+// feedMain is the process. It feeds until SIGTERM, and then delivers what it has.
 func feedMain(text string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -111,12 +114,18 @@ func feedMain(text string) error {
 	}
 	var running sync.WaitGroup
 	running.Go(func() { f.emit(ctx, s, cfg.Epoch, &emitted) })
+	delivered, end := context.WithCancel(context.Background())
 	running.Go(func() {
-		for ctx.Err() == nil && tell() == nil {
-			time.Sleep(50 * time.Millisecond)
+		defer end()
+		for ends := (time.Time{}); tell() == nil; time.Sleep(50 * time.Millisecond) {
+			if ctx.Err() == nil {
+				ends = time.Now().Add(deliverTimeout)
+			} else if l := s.Ledger(); l.Spooled+l.Open == 0 || time.Now().After(ends) {
+				return
+			}
 		}
 	})
-	err = s.Run(ctx)
+	err = s.Run(delivered)
 	running.Wait()
 	return errors.Join(err, tell())
 }

@@ -150,15 +150,15 @@ func live(s *Spool) life {
 	}
 	store(1)
 	store(2)
-	if e, ok := s.Next(); ok {
-		s.Remove()
+	if e, ok := next(s); ok {
+		s.Remove(heldIn(s))
 		end(e)
 	}
 	store(3)
 	store(4)
 	store(5) // evicts
-	if e, ok := s.Next(); ok {
-		if s.SetAside("rejected") == nil {
+	if e, ok := next(s); ok {
+		if s.SetAside(heldIn(s), "rejected") == nil {
 			end(e)
 		}
 		end(e)
@@ -171,7 +171,7 @@ func live(s *Spool) life {
 // other file is left.
 func TestKillAtEveryStep(t *testing.T) {
 	total := &faultyDisk{}
-	s, err := open(Config{Dir: t.TempDir(), MaxBytes: 3 * block}, total)
+	s, err := open(Config{Dir: t.TempDir(), MaxBytes: 3 * block, MaxMemory: 1}, total)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	for step := 1; step <= total.steps; step++ {
 		for _, cut := range []string{"kill", "power cut", "power cut, renames undone"} {
 			t.Run(fmt.Sprintf("step %d %s", step, cut), func(t *testing.T) {
-				cfg := Config{Dir: t.TempDir(), MaxBytes: 3 * block}
+				cfg := Config{Dir: t.TempDir(), MaxBytes: 3 * block, MaxMemory: 1}
 				disk := &faultyDisk{failAt: step, err: errDead}
 				s, err := open(cfg, disk)
 				if err != nil {
@@ -203,7 +203,7 @@ func checkAfterCrash(t *testing.T, cfg Config, l life) {
 	t.Helper()
 	s := mustOpen(t, cfg)
 	for {
-		e, ok := s.Next()
+		e, ok := next(s)
 		if !ok {
 			break
 		}
@@ -212,7 +212,7 @@ func checkAfterCrash(t *testing.T, cfg Config, l life) {
 			t.Errorf("batch %d is not whole: %v", e.Sequence, err)
 		}
 		delete(l.stored, e.name())
-		s.Remove()
+		s.Remove(heldIn(s))
 	}
 	if len(l.stored) != 0 {
 		t.Errorf("stored but gone: %v", l.stored)
@@ -229,7 +229,7 @@ func TestFaultAtEveryStep(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO} {
 		for step := 1; step <= 8; step++ {
 			t.Run(fmt.Sprintf("%v at step %d", errno, step), func(t *testing.T) {
-				cfg := Config{Dir: t.TempDir()}
+				cfg := Config{Dir: t.TempDir(), MaxMemory: 1}
 				s, err := open(cfg, &faultyDisk{failAt: step, once: true, err: errno})
 				if err != nil {
 					t.Fatal(err)
@@ -261,7 +261,7 @@ func TestFaultAtEveryStep(t *testing.T) {
 
 // A disk that turns read-only: puts fail, what cannot be deleted still counts, and all heals afterwards.
 func TestReadOnlyDisk(t *testing.T) {
-	cfg := Config{Dir: t.TempDir(), MaxBytes: 2 * block}
+	cfg := Config{Dir: t.TempDir(), MaxBytes: 2 * block, MaxMemory: 1}
 	disk := &faultyDisk{err: syscall.EROFS}
 	s, err := open(cfg, disk)
 	if err != nil {
@@ -271,10 +271,10 @@ func TestReadOnlyDisk(t *testing.T) {
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 2}, 10)
 	disk.failAt = 1
 	for range 2 {
-		if _, ok := s.Next(); !ok {
+		if _, ok := next(s); !ok {
 			t.Fatal("spool is empty")
 		}
-		s.Remove()
+		s.Remove(heldIn(s))
 	}
 	if got := s.Stats(); got.Batches != 0 || got.Leftover != 2 || got.Bytes != cfg.MaxBytes {
 		t.Errorf("%+v, want two leftover files that fill the spool", got)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/crc32"
+	"time"
 )
 
 // Entry names a batch in the spool.
@@ -13,6 +14,9 @@ type Entry struct {
 	Events   uint64 // how many events it holds
 	Size     int64  // bytes of its frame; set by Put
 	crc      uint32 // CRC-32C of its frame
+
+	put    time.Time // when Put was called; zero for what Open found
+	memory string    // its frame, when that could not be written to disk
 }
 
 const nameSuffix = ".batch"
@@ -36,7 +40,12 @@ func compare(a, b Entry) int {
 }
 
 // footprint is what the entry's file takes on disk.
-func (e Entry) footprint() int64 { return footprint(e.Size) }
+func (e Entry) footprint() int64 {
+	if e.memory != "" {
+		return 0
+	}
+	return footprint(e.Size)
+}
 
 func footprint(size int64) int64 { return (size + block - 1) / block * block }
 

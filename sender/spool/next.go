@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,25 +10,76 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
-// Next returns the oldest batch and holds it: it is not evicted until Remove, SetAside or Release ends that. Until
-// then, Next returns the same again.
-func (s *Spool) Next() (Entry, bool) {
+// Lane is the batches of an epoch that are in the spool.
+type Lane struct {
+	Epoch   uint64
+	Batches int
+	Oldest  time.Time // when the oldest of them was put; zero when Open has found it
+}
+
+// Lanes returns those that have a batch, the oldest epoch first.
+func (s *Spool) Lanes() []Lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil {
-		if len(s.queue) == 0 {
-			return Entry{}, false
-		}
-		oldest := s.queue[0]
-		s.held, s.queue = &oldest, s.queue[1:]
+	lanes := make([]Lane, 0, len(s.held)+1)
+	for _, e := range s.held {
+		lanes = append(lanes, Lane{e.Epoch, 1, e.put})
 	}
-	return *s.held, true
+	for at := 0; at < len(s.queue); {
+		first := s.queue[at]
+		end := s.after(first.Epoch)
+		if i := slices.IndexFunc(lanes, func(l Lane) bool { return l.Epoch == first.Epoch }); i >= 0 {
+			lanes[i].Batches += end - at
+		} else {
+			lanes = append(lanes, Lane{first.Epoch, end - at, first.put})
+		}
+		at = end
+	}
+	slices.SortFunc(lanes, func(a, b Lane) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	return lanes
+}
+
+// after returns where the queue goes on behind an epoch. The caller holds s.mu.
+func (s *Spool) after(epoch uint64) int {
+	at, _ := slices.BinarySearchFunc(s.queue, epoch, func(e Entry, epoch uint64) int {
+		if e.Epoch <= epoch {
+			return -1
+		}
+		return 1
+	})
+	return at
+}
+
+// Next returns the oldest batch of an epoch and holds it: it is not evicted until Remove, SetAside or Release ends that.
+// Until then, Next returns the same again.
+func (s *Spool) Next(epoch uint64) (Entry, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if held, ok := s.held[epoch]; ok {
+		return held, true
+	}
+	at, _ := slices.BinarySearchFunc(s.queue, Entry{Epoch: epoch}, compare)
+	if at == len(s.queue) || s.queue[at].Epoch != epoch {
+		return Entry{}, false
+	}
+	oldest := s.queue[at]
+	if at == 0 {
+		s.queue = s.queue[1:]
+	} else {
+		s.queue = slices.Delete(s.queue, at, at+1)
+	}
+	s.held[epoch] = oldest
+	return oldest, true
 }
 
 // Read returns the frame of a batch in the spool, or of one that is about to leave it. An error that wraps ErrCorrupt is for good: set it aside.
 func (s *Spool) Read(e Entry) ([]byte, error) {
+	if e.memory != "" {
+		return []byte(e.memory), nil
+	}
 	if e.Size > MaxFrame {
 		return nil, fmt.Errorf("read %s: %d bytes: %w", e.name(), e.Size, ErrCorrupt)
 	}
@@ -43,30 +95,31 @@ func (s *Spool) Read(e Entry) ([]byte, error) {
 	return frame, nil
 }
 
-// Release ends the hold on a batch that stays where it is.
-func (s *Spool) Release() {
+// Release ends the hold on an epoch's batch, which stays where it is.
+func (s *Spool) Release(epoch uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil {
+	e, ok := s.held[epoch]
+	if !ok {
 		return
 	}
-	at, _ := slices.BinarySearchFunc(s.queue, *s.held, compare)
-	s.queue = slices.Insert(s.queue, at, *s.held)
-	s.held = nil
+	delete(s.held, epoch)
+	at, _ := slices.BinarySearchFunc(s.queue, e, compare)
+	s.queue = slices.Insert(s.queue, at, e)
 }
 
-// Remove deletes the batch that is held. It is not waited for until the deletion is on disk: after a power cut the
-// batch may be there again. If it cannot be deleted, the next Put tries again.
-func (s *Spool) Remove() {
-	if e, ok := s.takeHeld(); ok {
-		s.discard(remains{e.name(), e.footprint()})
+// Remove deletes the batch of an epoch that is held. It is not waited for until the deletion is on disk: after a power
+// cut the batch may be there again. If it cannot be deleted, the next Put tries again.
+func (s *Spool) Remove(epoch uint64) {
+	if e, ok := s.takeHeld(epoch); ok {
+		s.discardBatch(e)
 	}
 }
 
-// SetAside moves the batch that is held to the folder rejected/ for somebody to look at, where the oldest make room
-// for it. cause, one word, ends its file name. An error says that the batch could not be kept and was deleted.
-func (s *Spool) SetAside(cause string) error {
-	e, ok := s.takeHeld()
+// SetAside moves the batch of an epoch that is held to the folder rejected/ for somebody to look at, where the oldest
+// make room for it. cause, one word, ends its file name. An error says that the batch could not be kept and was deleted.
+func (s *Spool) SetAside(epoch uint64, cause string) error {
+	e, ok := s.takeHeld(epoch)
 	if !ok {
 		return nil
 	}
@@ -74,13 +127,16 @@ func (s *Spool) SetAside(cause string) error {
 }
 
 func (s *Spool) setAside(e Entry, cause string) error {
+	if e.memory != "" {
+		return fmt.Errorf("set batch %d aside: it was in memory, as the disk did not take it", e.Sequence)
+	}
 	if err := os.MkdirAll(s.path(rejectedDir), 0o700); err != nil {
-		s.discard(remains{e.name(), e.footprint()})
+		s.discardBatch(e)
 		return fmt.Errorf("set batch %d aside: %w", e.Sequence, err)
 	}
 	kept := remains{filepath.Join(rejectedDir, e.name()+"."+word(cause)), e.footprint()}
 	if err := s.disk.Rename(s.path(e.name()), s.path(kept.path)); err != nil {
-		s.discard(remains{e.name(), e.footprint()})
+		s.discardBatch(e)
 		return fmt.Errorf("set batch %d aside: %w", e.Sequence, err)
 	}
 	for _, old := range s.keepRejected(kept) {
@@ -99,7 +155,7 @@ func (s *Spool) Withdraw(epoch, sequence uint64, cause string) error {
 	if cause != "" {
 		return s.setAside(e, cause)
 	}
-	s.discard(remains{e.name(), e.footprint()})
+	s.discardBatch(e)
 	return nil
 }
 
@@ -112,7 +168,7 @@ func (s *Spool) take(epoch, sequence uint64) (Entry, bool) {
 	}
 	e := s.queue[at]
 	s.queue = slices.Delete(s.queue, at, at+1)
-	s.bytes -= e.footprint()
+	s.free(e)
 	return e, true
 }
 
@@ -131,16 +187,21 @@ func (s *Spool) keepRejected(kept remains) (excess []remains) {
 	return excess
 }
 
-func (s *Spool) takeHeld() (Entry, bool) {
+func (s *Spool) takeHeld(epoch uint64) (Entry, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil {
-		return Entry{}, false
+	e, ok := s.held[epoch]
+	if ok {
+		delete(s.held, epoch)
+		s.free(e)
 	}
-	e := *s.held
-	s.held = nil
+	return e, ok
+}
+
+// free gives back what a batch takes. The caller holds s.mu.
+func (s *Spool) free(e Entry) {
 	s.bytes -= e.footprint()
-	return e, true
+	s.memory -= int64(len(e.memory))
 }
 
 // word makes a cause fit for a file name.

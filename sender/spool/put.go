@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 )
 
 // Put appends a batch. The entry needs an Epoch, a Sequence and Events; no two may share epoch and sequence. When the
 // batch does not fit, the oldest ones are evicted, also beside an error: before their files are removed, evict is called
-// with them, unless it is nil. With an error the batch is not in the spool. Only if its file cannot be removed either,
-// and the agent ends before a later Put has removed it, Open finds it again.
+// with them, unless it is nil. With an error that is not ErrInMemory the batch is not in the spool. Only if its file
+// cannot be removed either, and the agent ends before a later Put has removed it, Open finds it again.
 func (s *Spool) Put(e Entry, frame []byte, evict func([]Entry)) error {
-	e.Size, e.crc = int64(len(frame)), checksum(frame)
+	e.Size, e.crc, e.put = int64(len(frame)), checksum(frame), time.Now()
 	if e.Size > MaxFrame {
 		return fmt.Errorf("spool batch %d: %d bytes, want at most %d", e.Sequence, e.Size, MaxFrame)
 	}
@@ -22,21 +23,35 @@ func (s *Spool) Put(e Entry, frame []byte, evict func([]Entry)) error {
 		evict(evicted)
 	}
 	for _, old := range evicted {
-		s.discard(remains{old.name(), old.footprint()})
+		s.discardBatch(old)
 	}
 	if err != nil {
 		return fmt.Errorf("spool batch %d: %w", e.Sequence, err)
 	}
-	if err := s.write(e.name(), frame); err != nil {
+	if err = s.write(e.name(), frame); err != nil {
 		s.addBytes(-e.footprint())
-		return fmt.Errorf("spool batch %d: %w", e.Sequence, err)
+		if e.memory = s.remember(frame); e.memory == "" {
+			return fmt.Errorf("spool batch %d: %w", e.Sequence, err)
+		}
+		err = fmt.Errorf("spool batch %d: %w: %w", e.Sequence, ErrInMemory, err)
 	}
 	s.insert(e)
 	select {
 	case s.changed <- struct{}{}:
 	default:
 	}
-	return nil
+	return err
+}
+
+// remember returns a copy of a frame that the disk does not take, "" if there is no room in memory either.
+func (s *Spool) remember(frame []byte) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.memory+int64(len(frame)) > s.cfg.MaxMemory {
+		return ""
+	}
+	s.memory += int64(len(frame))
+	return string(frame)
 }
 
 // makeRoom reserves bytes and takes what must go for them out of the queue.
@@ -50,7 +65,7 @@ func (s *Spool) makeRoom(bytes int64) (evicted []Entry, err error) {
 	for s.bytes+bytes > s.cfg.MaxBytes || len(s.queue)+files+1 > s.cfg.MaxFiles {
 		oldest := s.queue[0]
 		s.queue = s.queue[1:]
-		s.bytes -= oldest.footprint()
+		s.free(oldest)
 		evicted = append(evicted, oldest)
 	}
 	s.bytes += bytes
@@ -62,11 +77,10 @@ func (s *Spool) pinned() (bytes int64, files int) {
 	for _, r := range s.leftover {
 		bytes += r.bytes
 	}
-	if s.held != nil {
-		bytes += s.held.footprint()
-		files++
+	for _, e := range s.held {
+		bytes += e.footprint()
 	}
-	return bytes, files + len(s.leftover)
+	return bytes, len(s.held) + len(s.leftover)
 }
 
 func (s *Spool) insert(e Entry) {
@@ -96,6 +110,9 @@ func (s *Spool) write(name string, frame []byte) error {
 		s.discard(remains{tmp, footprint(int64(len(frame)))})
 		return err
 	}
+	if s.cfg.NoSync {
+		return nil
+	}
 	if err := s.disk.SyncDir(s.cfg.Dir); err != nil {
 		// A power cut might remove it later: better now, and counted.
 		s.discard(remains{name, footprint(int64(len(frame)))})
@@ -110,10 +127,17 @@ func (s *Spool) writeSynced(name string, frame []byte) error {
 		return err
 	}
 	_, err = f.Write(frame)
-	if err == nil {
+	if err == nil && !s.cfg.NoSync {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// discardBatch removes a batch that has left the queue.
+func (s *Spool) discardBatch(e Entry) {
+	if e.memory == "" {
+		s.discard(remains{e.name(), e.footprint()})
+	}
 }
 
 // discard removes a file, or remembers it and its bytes for the next try.

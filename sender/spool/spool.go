@@ -2,17 +2,21 @@
 // identity, its number of events and the checksum of its content; the directory is the index, and there is no other.
 //
 // It promises: a batch whose Put returned no error survives a crash and a power cut, whole, until it is removed, set
-// aside or evicted; what Read returns is what Put was given; after a Put there are no more than Config.MaxFiles, of Config.MaxBytes,
-// and those set aside no more than Config.MaxRejected; every batch that is evicted or cannot be read is reported with
+// aside or evicted, unless Put said that it is in memory, as the disk did not take it; what Read returns is what Put was
+// given; after a Put there are no more than Config.MaxFiles, of Config.MaxBytes and Config.MaxMemory, and those set aside
+// no more than Config.MaxRejected; every batch that is evicted or cannot be read is reported with
 // the number of its events; and files that are not the spool's are left alone. A failure does not last: the next call
 // tries anew.
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,10 +28,11 @@ import (
 const (
 	// MaxFrame is the largest frame in bytes that Put takes and Read returns.
 	MaxFrame = 16 << 20
-	// DefaultMaxBytes, DefaultMaxFiles and DefaultMaxRejected are what zero values in Config stand for.
+	// What zero values in Config stand for.
 	DefaultMaxBytes    = 256 << 20
 	DefaultMaxFiles    = 16 << 10
 	DefaultMaxRejected = 8 << 20
+	DefaultMaxMemory   = 8 << 20
 	// block is the least that a file takes on disk, with which small files are accounted.
 	block = 4 << 10
 	// rejectedDir is the folder of batches that were set aside.
@@ -40,15 +45,22 @@ var (
 	ErrCorrupt = errors.New("spooled batch is corrupt")
 	// ErrFull says that a batch does not fit even when all others that may be are evicted.
 	ErrFull = errors.New("spool is full: raise its limits")
+	// ErrInMemory says that a batch could not be written to disk and is in memory instead, where it does not survive a
+	// crash. The errors that it comes with say why.
+	ErrInMemory = errors.New("kept in memory")
 )
 
 // Config says where a spool is and how much it may hold.
 type Config struct {
-	Dir         string       // made, with mode 0700, when it is missing
-	MaxBytes    int64        // bytes of all batches, each rounded up to 4 KiB; 0 is DefaultMaxBytes
-	MaxFiles    int          // batches; 0 is DefaultMaxFiles
-	MaxRejected int64        // bytes of the batches set aside, rounded alike; 0 is DefaultMaxRejected
-	Logger      *slog.Logger // nil is no log
+	Dir         string // made, with mode 0700, when it is missing
+	MaxBytes    int64  // bytes of all batches, each rounded up to 4 KiB; 0 is DefaultMaxBytes
+	MaxFiles    int    // batches; 0 is DefaultMaxFiles
+	MaxRejected int64  // bytes of the batches set aside, rounded alike; 0 is DefaultMaxRejected
+	MaxMemory   int64  // bytes of batches that cannot be written to disk; 0 is DefaultMaxMemory
+	// NoSync leaves it to the kernel when batches are written to disk: Put is faster, and a power cut loses those of some
+	// seconds.
+	NoSync bool
+	Logger *slog.Logger // nil is no log
 }
 
 // Stats is the state of a spool.
@@ -61,19 +73,22 @@ type Stats struct {
 	RejectedBytes int64  `json:"rejected_bytes"`
 	Temporary     int    `json:"temporary"` // files of writes that a crash interrupted, removed by Open
 	Leftover      int    `json:"leftover"`  // files that could not be removed; the next Put tries again
+	Memory        int    `json:"memory"`    // of the batches, those that could not be written to disk
+	MemoryBytes   int64  `json:"memory_bytes"`
 }
 
-// Spool is a queue of batches. It is safe for concurrent use by one writer and one reader: Put may run beside the
-// methods that follow Next. Make one with Open.
+// Spool is a queue of batches for each epoch. It is safe for concurrent use by one writer, and by one reader for each
+// epoch: Put may run beside the methods that follow Next. Make one with Open.
 type Spool struct {
 	cfg     Config
 	disk    disk
 	changed chan struct{}
 
 	mu       sync.Mutex
-	queue    []Entry // in order, without held
-	held     *Entry  // handed out by Next
-	bytes    int64   // on disk: queue, held and leftover
+	queue    []Entry          // in order, without held
+	held     map[uint64]Entry // handed out by Next, by epoch
+	bytes    int64            // on disk: queue, held and leftover
+	memory   int64            // bytes in memory
 	rejected []remains
 	leftover []remains
 	// rejectedBytes sums rejected; temporary is Stats.Temporary.
@@ -95,22 +110,17 @@ func open(cfg Config, disk disk) (*Spool, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("open spool: no directory given")
 	}
-	if cfg.MaxBytes < 0 || cfg.MaxFiles < 0 || cfg.MaxRejected < 0 {
-		return nil, fmt.Errorf("open spool: negative limit: %d, %d, %d", cfg.MaxBytes, cfg.MaxFiles, cfg.MaxRejected)
+	if cfg.MaxBytes < 0 || cfg.MaxFiles < 0 || cfg.MaxRejected < 0 || cfg.MaxMemory < 0 {
+		return nil, fmt.Errorf("open spool: negative limit: %d, %d, %d, %d", cfg.MaxBytes, cfg.MaxFiles, cfg.MaxRejected, cfg.MaxMemory)
 	}
-	if cfg.MaxFiles == 0 {
-		cfg.MaxFiles = DefaultMaxFiles
-	}
-	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = DefaultMaxBytes
-	}
-	if cfg.MaxRejected == 0 {
-		cfg.MaxRejected = DefaultMaxRejected
-	}
+	cfg.MaxFiles = cmp.Or(cfg.MaxFiles, DefaultMaxFiles)
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, DefaultMaxBytes)
+	cfg.MaxRejected = cmp.Or(cfg.MaxRejected, DefaultMaxRejected)
+	cfg.MaxMemory = cmp.Or(cfg.MaxMemory, DefaultMaxMemory)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Spool{cfg: cfg, disk: disk, changed: make(chan struct{}, 1)}
+	s := &Spool{cfg: cfg, disk: disk, changed: make(chan struct{}, 1), held: make(map[uint64]Entry)}
 	if err := s.makeDir(); err != nil {
 		cfg.Logger.Warn("cannot prepare spool directory, batches are lost until it can be made", "dir", cfg.Dir, "error", err)
 	}
@@ -188,14 +198,16 @@ func (s *Spool) Stats() Stats {
 	stats := Stats{
 		Batches: len(s.queue), Bytes: s.bytes, MaxBytes: s.cfg.MaxBytes,
 		Rejected: len(s.rejected), RejectedBytes: s.rejectedBytes,
-		Temporary: s.temporary, Leftover: len(s.leftover),
+		Temporary: s.temporary, Leftover: len(s.leftover), MemoryBytes: s.memory,
 	}
-	for _, e := range s.queue {
-		stats.Events += e.Events
-	}
-	if s.held != nil {
-		stats.Batches++
-		stats.Events += s.held.Events
+	stats.Batches += len(s.held)
+	for _, list := range []iter.Seq[Entry]{slices.Values(s.queue), maps.Values(s.held)} {
+		for e := range list {
+			stats.Events += e.Events
+			if e.memory != "" {
+				stats.Memory++
+			}
+		}
 	}
 	return stats
 }

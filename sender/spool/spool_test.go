@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -45,7 +46,7 @@ func mustPut(t *testing.T, s *Spool, e Entry, size int) []Entry {
 func drain(t *testing.T, s *Spool) (got []string) {
 	t.Helper()
 	for {
-		e, ok := s.Next()
+		e, ok := next(s)
 		if !ok {
 			return got
 		}
@@ -54,7 +55,7 @@ func drain(t *testing.T, s *Spool) (got []string) {
 		switch {
 		case errors.Is(err, ErrCorrupt):
 			line += " corrupt"
-			if err := s.SetAside("corrupt"); err != nil {
+			if err := s.SetAside(heldIn(s), "corrupt"); err != nil {
 				line += " and gone"
 			}
 		case err != nil:
@@ -62,7 +63,7 @@ func drain(t *testing.T, s *Spool) (got []string) {
 		case !bytes.Equal(frame, frameOf(e, len(frame))):
 			t.Fatalf("batch %s has another content", line)
 		default:
-			s.Remove()
+			s.Remove(heldIn(s))
 		}
 		got = append(got, line)
 	}
@@ -119,7 +120,7 @@ func TestModes(t *testing.T) {
 	s := mustOpen(t, Config{Dir: dir})
 	e := Entry{Epoch: 1, Sequence: 1}
 	mustPut(t, s, e, 10)
-	e, _ = s.Next()
+	e, _ = next(s)
 	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, e.name()): 0o600} {
 		if info, err := os.Stat(path); err != nil || info.Mode() != want {
 			t.Errorf("%s: %v, %v, want %v", path, err, info.Mode(), want)
@@ -162,7 +163,7 @@ func TestFilesAreBounded(t *testing.T) {
 	// One that is held counts, and is not evicted.
 	s = mustOpen(t, Config{Dir: t.TempDir(), MaxFiles: 1})
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
-	s.Next()
+	next(s)
 	if _, err := put(s, Entry{Epoch: 1, Sequence: 2}, []byte("x")); !errors.Is(err, ErrFull) {
 		t.Errorf("got %v, want that it is full", err)
 	}
@@ -172,7 +173,7 @@ func TestHeldIsNotEvicted(t *testing.T) {
 	s := mustOpen(t, Config{Dir: t.TempDir(), MaxBytes: 2 * block})
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 1}, 1)
 	mustPut(t, s, Entry{Epoch: 1, Sequence: 2}, 1)
-	held, _ := s.Next()
+	held, _ := next(s)
 	if evicted := mustPut(t, s, Entry{Epoch: 1, Sequence: 3}, 1); len(evicted) != 1 || evicted[0].Sequence != 2 {
 		t.Errorf("evicted %v, want batch 2", evicted)
 	}
@@ -180,10 +181,10 @@ func TestHeldIsNotEvicted(t *testing.T) {
 	if evicted, err := put(s, big, frameOf(big, block+1)); !errors.Is(err, ErrFull) || len(evicted) != 0 {
 		t.Errorf("put what cannot fit beside the held batch: %v, evicted %v, want ErrFull and none", err, evicted)
 	}
-	if again, _ := s.Next(); again != held {
+	if again, _ := next(s); again != held {
 		t.Errorf("next is %v, want the held %v", again, held)
 	}
-	s.Release()
+	s.Release(heldIn(s))
 	if evicted := mustPut(t, s, big, 1); len(evicted) != 1 || evicted[0].Sequence != 1 {
 		t.Errorf("evicted %v, want batch 1, which is the oldest again", evicted)
 	}
@@ -250,10 +251,10 @@ func TestRejectedIsBounded(t *testing.T) {
 		t.Helper()
 		for i := from; i <= to; i++ {
 			mustPut(t, s, Entry{Epoch: 1, Sequence: i}, 10)
-			if _, ok := s.Next(); !ok {
+			if _, ok := next(s); !ok {
 				t.Fatal("spool is empty")
 			}
-			if err := s.SetAside("too_large/../x"); err != nil {
+			if err := s.SetAside(heldIn(s), "too_large/../x"); err != nil {
 				t.Fatal(err)
 			}
 			if got := s.Stats(); got.RejectedBytes > cfg.MaxRejected || got.Bytes != 0 {
@@ -354,4 +355,111 @@ func FuzzParseName(f *testing.F) {
 			t.Errorf("%q accepted as %q", name, e.name())
 		}
 	})
+}
+
+// next returns the oldest batch of all.
+func next(s *Spool) (Entry, bool) {
+	lanes := s.Lanes()
+	if len(lanes) == 0 {
+		return Entry{}, false
+	}
+	return s.Next(lanes[0].Epoch)
+}
+
+// heldIn returns the epoch of a batch that is held, 0 if none is.
+func heldIn(s *Spool) uint64 {
+	for epoch := range s.held {
+		return epoch
+	}
+	return 0
+}
+
+// Batches of several epochs are handed out and held on their own, and those that wait are told by epoch.
+func TestLanes(t *testing.T) {
+	s, err := Open(Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []Entry{{Epoch: 1, Sequence: 1}, {Epoch: 1, Sequence: 2}, {Epoch: 3, Sequence: 3}, {Epoch: 2, Sequence: 1}} {
+		e.Events = 1
+		if err := s.Put(e, []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantLanes := func(want string) {
+		t.Helper()
+		var got []string
+		for _, l := range s.Lanes() {
+			if l.Oldest.IsZero() {
+				t.Errorf("epoch %d: no time", l.Epoch)
+			}
+			got = append(got, fmt.Sprintf("%d:%d", l.Epoch, l.Batches))
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("lanes %v, want %s", got, want)
+		}
+	}
+	wantLanes("[1:2 2:1 3:1]")
+	for _, epoch := range []uint64{3, 1} {
+		if e, ok := s.Next(epoch); !ok || e.Epoch != epoch {
+			t.Errorf("next of epoch %d: %+v, %t", epoch, e, ok)
+		}
+	}
+	wantLanes("[1:2 2:1 3:1]")
+	s.Remove(3)
+	s.Remove(3) // which is held no more
+	wantLanes("[1:2 2:1]")
+	if _, ok := s.Next(3); ok {
+		t.Error("an epoch has a batch that was removed")
+	}
+	s.Release(1)
+	if e, ok := s.Next(1); !ok || e.Sequence != 1 {
+		t.Errorf("after its release: %+v, %t, want the first batch", e, ok)
+	}
+	if err := s.SetAside(1, "x"); err != nil {
+		t.Error(err)
+	}
+	wantLanes("[1:1 2:1]")
+}
+
+// What the disk does not take is kept in memory, within a limit, and handed out in its turn.
+func TestMemory(t *testing.T) {
+	disk := &faultyDisk{err: syscall.EROFS}
+	s, err := open(Config{Dir: t.TempDir(), MaxMemory: 250}, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := func(sequence uint64) []byte { return bytes.Repeat([]byte{byte(sequence)}, 100) }
+	put := func(sequence uint64, want error) {
+		t.Helper()
+		err := s.Put(Entry{Epoch: 1, Sequence: sequence, Events: 1}, frame(sequence), nil)
+		if !errors.Is(err, want) || errors.Is(err, ErrInMemory) != errors.Is(want, ErrInMemory) {
+			t.Errorf("put %d: %v, want %v", sequence, err, want)
+		}
+	}
+	put(1, nil)
+	disk.failAt = disk.steps + 1
+	put(2, ErrInMemory)
+	put(3, ErrInMemory)
+	put(4, syscall.EROFS) // and not in memory
+	if st := s.Stats(); st.Batches != 3 || st.Memory != 2 || st.MemoryBytes != 200 || st.Bytes-int64(st.Leftover)*block != block {
+		t.Errorf("%+v, want two of three batches in memory", st)
+	}
+	disk.failAt = 0
+	put(5, nil)
+	for _, sequence := range []uint64{1, 2, 3, 5} {
+		e, ok := next(s)
+		got, err := s.Read(e)
+		if !ok || e.Sequence != sequence || err != nil || !bytes.Equal(got, frame(sequence)) {
+			t.Errorf("next is %+v, %d bytes, %v, want batch %d", e, len(got), err, sequence)
+		}
+		if sequence != 3 {
+			s.Remove(1)
+		} else if err := s.SetAside(1, "x"); err == nil {
+			t.Error("a batch in memory was set aside")
+		}
+	}
+	if st := s.Stats(); st != (Stats{MaxBytes: DefaultMaxBytes}) {
+		t.Errorf("%+v at the end, want nothing", st)
+	}
 }
