@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults outage demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults outage cluster demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -53,6 +53,10 @@ test-faults: ## Pull every cable between agent and endpoint, and print the accou
 
 outage: ## Print how an hour's backlog at 1,000 events/s is delivered, by a simulated clock, beside what is new
 	@TASKGUARD_OUTAGE=full go test -count=1 -v -run '^TestOutage$$' ./sender
+
+cluster: build ## Run a log of three servers and two endpoints that share it on this host, until Ctrl-C
+	@go build -o bin/tools/ ./scripts/cluster github.com/nats-io/nats-server/v2
+	@bin/tools/cluster
 
 rungs: ## Print which rung of the ladder won, by kind and kernel, in the last runs of test and test-vm
 	@go run ./scripts/vm -rungs

@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ type config struct {
 	Hosts          []string
 	MaxBytes       int64
 	Retention      time.Duration
+	Stream         clusterConfig
 	Identity       identityConfig
 	Limits         ingest.Limits
 	Connections    int
@@ -38,13 +40,20 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		Listen: "127.0.0.1:8443", DataDir: "/var/lib/taskguard-endpoint", Hosts: []string{"localhost", "127.0.0.1", "::1"},
-		MaxBytes: stream.DefaultMaxBytes, Connections: 4096, RequestTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
+		MaxBytes: stream.DefaultMaxBytes, Stream: clusterConfig{Replicas: 3}, Connections: 4096, RequestTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
 		Identity: identityConfig{SigV4Service: "execute-api"},
 		Limits: ingest.Limits{
 			MaxBody: batch.MaxCompressed, MaxSize: batch.MaxSize, MaxEvents: batch.MaxEvents, MaxEntry: ingest.DefaultMaxEntry,
 			Rate: ingest.DefaultRate, Burst: ingest.DefaultBurst,
 		},
 	}
+}
+
+// clusterConfig says which cluster has the log, if one has.
+type clusterConfig struct {
+	URL                                        string
+	Replicas                                   int
+	CredentialsFile, CAFile, CertFile, KeyFile string
 }
 
 // minMaxBytes leaves room in the log for a few of the largest batches.
@@ -70,16 +79,29 @@ func allSettings() []setting {
 	return slices.Concat(all, tlsSettings(), streamSettings(), identitySettings(), limitSettings())
 }
 
-func tlsSettings() []setting {
-	file := func(field func(*config) *string) func(*config, string) bool {
-		return func(c *config, v string) bool {
-			*field(c) = v
-			return true
+// validCluster reports whether each address of a cluster says how to reach it.
+func validCluster(urls string) bool {
+	for part := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(part)
+		if err != nil || u.Scheme != "nats" && u.Scheme != "tls" || u.Hostname() == "" || u.Port() == "" {
+			return false
 		}
 	}
+	return true
+}
+
+// filePath is the Set of a file's name, which may be empty.
+func filePath(field func(*config) *string) func(*config, string) bool {
+	return func(c *config, v string) bool {
+		*field(c) = v
+		return true
+	}
+}
+
+func tlsSettings() []setting {
 	return []setting{
-		{Key: "tls.cert_file", Want: "a path", Set: file(func(c *config) *string { return &c.CertFile })},
-		{Key: "tls.key_file", Want: "a path", Set: file(func(c *config) *string { return &c.KeyFile })},
+		{Key: "tls.cert_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.CertFile })},
+		{Key: "tls.key_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.KeyFile })},
 		{Key: "tls.self_signed", Want: "true or false", Set: settings.Bool(func(c *config) *bool { return &c.SelfSigned })},
 		settings.List("tls.hosts", "a host name or address, once", 64, func(c *config) *[]string { return &c.Hosts },
 			func(v string) (string, bool) { return v, v != "" && !strings.ContainsAny(v, "/ ") }),
@@ -90,6 +112,19 @@ func streamSettings() []setting {
 	return []setting{
 		{Key: "stream.max_bytes", Want: "a size of 16MiB or more, such as 10GiB",
 			Set: settings.Bytes(func(c *config) *int64 { return &c.MaxBytes }, minMaxBytes, 1<<60)},
+		{Key: "stream.url", Want: "nats://HOST:PORT or tls://HOST:PORT, more with commas in between, or nothing", Set: func(c *config, v string) bool {
+			c.Stream.URL = v
+			return v == "" || validCluster(v)
+		}},
+		{Key: "stream.replicas", Want: "1, 3 or 5", Set: func(c *config, v string) bool {
+			n, err := strconv.Atoi(v)
+			c.Stream.Replicas = n
+			return err == nil && (n == 1 || n == 3 || n == 5)
+		}},
+		{Key: "stream.credentials_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.Stream.CredentialsFile })},
+		{Key: "stream.ca_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.Stream.CAFile })},
+		{Key: "stream.cert_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.Stream.CertFile })},
+		{Key: "stream.key_file", Want: "a path", Set: filePath(func(c *config) *string { return &c.Stream.KeyFile })},
 		{Key: "stream.retention", Want: "a time of 1m or more, such as 720h, or 0s for ever",
 			Set: settings.Duration(func(c *config) *time.Duration { return &c.Retention }, time.Minute, 1<<63-1, true)},
 	}
@@ -139,6 +174,8 @@ func (c *config) validate() error {
 	case !c.SelfSigned && (c.CertFile == "" || c.KeyFile == ""):
 		return usagef("a certificate is required: set tls.cert_file and tls.key_file, or tls.self_signed " +
 			"(--tls-cert and --tls-key, or --tls-self-signed)")
+	case (c.Stream.CertFile == "") != (c.Stream.KeyFile == ""):
+		return usagef("stream.cert_file and stream.key_file go together: want both or neither")
 	case c.SelfSigned && len(c.Hosts) == 0:
 		return usagef("tls.hosts is empty: want the names that agents will use")
 	}

@@ -139,7 +139,9 @@ func (c *config) start(ctx context.Context, s *serving) error {
 // startStream opens the log. It is closed when all that use it have ended.
 func (c *config) startStream(ctx context.Context, s *serving) (*stream.Store, error) {
 	store, err := stream.Open(ctx, stream.Config{
-		Dir: c.DataDir, MaxBytes: c.MaxBytes, MaxAge: c.Retention, Logger: s.log,
+		Dir: c.DataDir, MaxBytes: c.MaxBytes, MaxAge: c.Retention, URL: c.Stream.URL, Replicas: c.Stream.Replicas,
+		CredentialsFile: c.Stream.CredentialsFile, CAFile: c.Stream.CAFile,
+		CertFile: c.Stream.CertFile, KeyFile: c.Stream.KeyFile, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
@@ -236,7 +238,7 @@ func writeAddress(path string, addr net.Addr) error {
 
 func listenLocal(data string, store *stream.Store, handler *ingest.Handler, log *slog.Logger) (*listener, error) {
 	path := filepath.Join(data, socketFile)
-	// The store's lock is ours, so a socket that is there was left by a process that was killed.
+	// The lock of the folder is ours, so a socket that is there was left by a process that was killed.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}

@@ -64,6 +64,7 @@ func inside(t *testing.T, programs ...string) bool {
 		t.Errorf("in the namespaces: %v\n%s", err, out)
 	} else {
 		t.Logf("in the namespaces:\n%s", out)
+		shown.addPrinted(t.Name(), string(out))
 	}
 	return false
 }

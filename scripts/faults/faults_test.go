@@ -100,6 +100,17 @@ func (b *table) add(t *testing.T, r report, stored uint64, repeats int) {
 	b.rows = append(b.rows, row)
 }
 
+// addPrinted adds the row of a test that another process has logged.
+func (b *table) addPrinted(test, log string) {
+	for line := range strings.Lines(log) {
+		if at := strings.Index(line, ": "+test+" "); at >= 0 {
+			b.mu.Lock()
+			b.rows = append(b.rows, line[at+2:])
+			b.mu.Unlock()
+		}
+	}
+}
+
 func (b *table) print(w io.Writer) {
 	if !full() || len(b.rows) == 0 {
 		return

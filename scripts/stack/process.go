@@ -24,8 +24,8 @@ type Process struct {
 	told  bool          // to end, by Stop or Kill
 }
 
-// start starts a program. A nil stdout is the log.
-func start(name, log string, stdout io.Writer, program string, args ...string) (*Process, error) {
+// Start starts a program, whose stderr goes to the end of the file log, as does its stdout if that is nil.
+func Start(name, log string, stdout io.Writer, program string, args ...string) (*Process, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

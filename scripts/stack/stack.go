@@ -78,7 +78,7 @@ func (s *Stack) StartEndpoint(ctx context.Context, flags ...string) (err error) 
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) { // one that was killed leaves it
 		return fmt.Errorf("start endpoint: %w", err)
 	}
-	s.Endpoint, err = start("endpoint", filepath.Join(s.dir, "endpoint.log"), nil, s.program("taskguard-endpoint"),
+	s.Endpoint, err = Start("endpoint", filepath.Join(s.dir, "endpoint.log"), nil, s.program("taskguard-endpoint"),
 		append([]string{"serve", "--listen", listen, "--data", s.Data(), "--tls-self-signed"}, flags...)...)
 	if err != nil {
 		return err
@@ -94,7 +94,7 @@ func (s *Stack) StartEndpoint(ctx context.Context, flags ...string) (err error) 
 // until it observes.
 func (s *Stack) StartAgent(ctx context.Context, settings ...string) (err error) {
 	args := append([]string{"run"}, s.agentArgs(settings)...)
-	s.Agent, err = start("agent", filepath.Join(s.dir, "agent.log"), nil, s.program("taskguard-agent"), args...)
+	s.Agent, err = Start("agent", filepath.Join(s.dir, "agent.log"), nil, s.program("taskguard-agent"), args...)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *Stack) StartAgent(ctx context.Context, settings ...string) (err error) 
 // Replay sends a recording to the endpoint in place of an agent.
 func (s *Stack) Replay(recording string) (*Process, error) {
 	args := append([]string{"replay", recording}, s.agentArgs(nil)...)
-	return start("replay", filepath.Join(s.dir, "agent.log"), nil, s.program("taskguard-agent"), args...)
+	return Start("replay", filepath.Join(s.dir, "agent.log"), nil, s.program("taskguard-agent"), args...)
 }
 
 func (s *Stack) agentArgs(settings []string) []string {
@@ -131,7 +131,7 @@ func (s *Stack) Follow(stdout io.Writer, args ...string) (*Process, error) {
 // Print starts to print what the endpoint has.
 func (s *Stack) Print(stdout io.Writer, args ...string) (*Process, error) {
 	args = append([]string{"events", "--data", s.Data()}, args...)
-	return start("events", filepath.Join(s.dir, "events.log"), stdout, s.program("taskguard-endpoint"), args...)
+	return Start("events", filepath.Join(s.dir, "events.log"), stdout, s.program("taskguard-endpoint"), args...)
 }
 
 // Events returns what `taskguard-endpoint events` prints.
@@ -170,7 +170,7 @@ func (s *Stack) Ask(ctx context.Context, command ...string) ([]byte, error) {
 // Watch starts to print the agent's own stream of events, as they are sealed from now on.
 func (s *Stack) Watch(stdout io.Writer, args ...string) (*Process, error) {
 	args = append([]string{"events", "--follow", "--socket", s.socket()}, args...)
-	return start("watch", filepath.Join(s.dir, "watch.log"), stdout, s.program("taskguard-agent"), args...)
+	return Start("watch", filepath.Join(s.dir, "watch.log"), stdout, s.program("taskguard-agent"), args...)
 }
 
 // Counts returns how many events of each kind the endpoint has.

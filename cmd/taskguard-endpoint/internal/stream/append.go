@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/nats-io/nats.go"
@@ -16,7 +17,7 @@ import (
 
 const (
 	batchPrefix   = "taskguard.batches."
-	batchSubjects = batchPrefix + "*.*" // agent, epoch
+	batchSubjects = batchPrefix + "*.*.*" // partition, agent, epoch
 
 	// headerSequence holds a batch's sequence number, headerStored how many of its events are stored with this message,
 	// unless that is all.
@@ -76,6 +77,14 @@ func (s *Store) append(ctx context.Context, h *batch.Header, end uint32, frame [
 	described := false
 	for range appendAttempts {
 		repeat, err := m.place(h, end)
+		if err != nil && known {
+			// What is remembered may be old: the agent's batches may have come to another replica since.
+			known = false
+			if m, err = s.loadMark(ctx, key); err == nil {
+				s.marks.put(key, m)
+				continue
+			}
+		}
 		if err != nil {
 			return false, err
 		}
@@ -113,6 +122,17 @@ func (s *Store) append(ctx context.Context, h *batch.Header, end uint32, frame [
 // prepare does what must be done before a batch is stored: what it tells of earlier events is stored first, as
 // nobody would do it for a batch that is a repeat.
 func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
+	if err := s.hasRoom(); err != nil {
+		return err
+	}
+	return s.putUpdates(ctx, h.ID.Agent, &h.Updates)
+}
+
+// hasRoom looks at the disk of an embedded log. A cluster's servers look at theirs.
+func (s *Store) hasRoom() error {
+	if s.cfg.URL != "" {
+		return nil
+	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(s.cfg.Dir, &fs); err != nil {
 		return fmt.Errorf("inspect disk: %w", err)
@@ -120,18 +140,14 @@ func (s *Store) prepare(ctx context.Context, h *batch.Header) error {
 	if free := int64(fs.Bavail) * fs.Bsize; free < s.cfg.MinFree {
 		return fmt.Errorf("%w: %d bytes free in %s, want %d", ErrDiskFull, free, s.cfg.Dir, s.cfg.MinFree)
 	}
-	return s.putUpdates(ctx, h.ID.Agent, &h.Updates)
+	return nil
 }
 
 // publish stores a frame if the last message of its subject is the one with sequence number last, which JetStream
 // checks under its lock, so that of several appends one succeeds.
 func (s *Store) publish(ctx context.Context, id batch.ID, end uint32, frame []byte, last uint64) (uint64, error) {
-	msg := &nats.Msg{Subject: subjectOf(markKey{id.Agent, id.Epoch}), Data: frame, Header: nats.Header{
-		headerSequence: {strconv.FormatUint(id.Sequence, 10)},
-	}}
-	if end != whole {
-		msg.Header.Set(headerStored, strconv.FormatUint(uint64(end), 10))
-	}
+	msg := &nats.Msg{Subject: subjectOf(markKey{id.Agent, id.Epoch}), Data: frame, Header: nats.Header{}}
+	mark{sequence: id.Sequence, stored: end}.setOn(msg.Header)
 	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last))
 	if err != nil {
 		return 0, err
@@ -139,38 +155,63 @@ func (s *Store) publish(ctx context.Context, id batch.ID, end uint32, frame []by
 	return ack.Sequence, nil
 }
 
-// loadMark reads a mark from the log; the zero mark when the log has no batch of that agent and epoch.
+// loadMark reads a mark from the log, or, when the limits have discarded all batches of that agent and epoch, from what
+// was kept of them; the zero mark when there never was one.
 func (s *Store) loadMark(ctx context.Context, key markKey) (mark, error) {
 	msg, err := s.batches.GetLastMsgForSubject(ctx, subjectOf(key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return mark{}, nil
+		kept, err := s.keptMark(ctx, key)
+		return kept.mark, err
 	}
 	if err != nil {
 		return mark{}, fmt.Errorf("read high-water mark: %w", err)
 	}
-	sequence, err := strconv.ParseUint(msg.Header.Get(headerSequence), 10, 64)
+	m, err := markOf(msg.Header)
 	if err != nil {
 		return mark{}, fmt.Errorf("read high-water mark of message %d: %w", msg.Sequence, err)
 	}
+	m.last = msg.Sequence
+	return m, nil
+}
+
+// setOn writes a mark into the header of a message.
+func (m mark) setOn(header nats.Header) {
+	header.Set(headerSequence, strconv.FormatUint(m.sequence, 10))
+	if m.stored != whole {
+		header.Set(headerStored, strconv.FormatUint(uint64(m.stored), 10))
+	}
+}
+
+// markOf reads the mark that a message sets, without its own number.
+func markOf(header nats.Header) (m mark, err error) {
+	if m.sequence, err = strconv.ParseUint(header.Get(headerSequence), 10, 64); err != nil {
+		return mark{}, err
+	}
 	stored := uint64(whole)
-	if text := msg.Header.Get(headerStored); text != "" {
+	if text := header.Get(headerStored); text != "" {
 		if stored, err = strconv.ParseUint(text, 10, 32); err != nil {
-			return mark{}, fmt.Errorf("read high-water mark of message %d: %w", msg.Sequence, err)
+			return mark{}, err
 		}
 	}
-	return mark{sequence: sequence, stored: uint32(stored), last: msg.Sequence}, nil
+	m.stored = uint32(stored)
+	return m, nil
 }
 
 func subjectOf(key markKey) string {
-	return batchPrefix + key.agent.String() + "." + strconv.FormatUint(key.epoch, 10)
+	return fmt.Sprintf("%s%d.%s.%d", batchPrefix, PartitionOf(key.agent), key.agent, key.epoch)
 }
 
-// agentOf is the inverse of subjectOf, as far as it is needed.
-func agentOf(subject string) (event.ID, error) {
-	if len(subject) < len(batchPrefix)+36 {
-		return event.ID{}, fmt.Errorf("no agent in subject %q", subject)
+// keyOf is the inverse of subjectOf.
+func keyOf(subject string) (key markKey, err error) {
+	tokens := strings.Split(strings.TrimPrefix(subject, batchPrefix), ".")
+	if len(tokens) != 3 {
+		return markKey{}, fmt.Errorf("no agent and epoch in subject %q", subject)
 	}
-	return event.ParseID(subject[len(batchPrefix) : len(batchPrefix)+36])
+	if key.agent, err = event.ParseID(tokens[1]); err != nil {
+		return markKey{}, err
+	}
+	key.epoch, err = strconv.ParseUint(tokens[2], 10, 64)
+	return key, err
 }
 
 func isWrongLast(err error) bool {

@@ -60,6 +60,9 @@ func newDirSyncer(dir, stream string) (*dirSyncer, error) {
 
 // sync syncs the folder if a file was made in it since the last time.
 func (d *dirSyncer) sync() error {
+	if d == nil {
+		return nil // a cluster's servers see to theirs
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	info, err := os.Stat(d.path)

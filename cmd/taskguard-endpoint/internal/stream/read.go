@@ -39,7 +39,7 @@ type Gaps struct {
 // ends with nil at what was stored when it began, or, to follow, when ctx is done; or with the first error of fn.
 // It holds a few batches in memory at most, however slow fn is.
 func (s *Store) Read(ctx context.Context, o ReadOptions, fn func(*batch.Batch) error) (Gaps, error) {
-	r := reader{store: s, fn: fn, follow: o.Follow}
+	r := reader{decoder: decoder{store: s}, fn: fn, follow: o.Follow}
 	err := r.run(ctx, o.Since)
 	if ctx.Err() != nil && o.Follow {
 		err = nil
@@ -52,13 +52,39 @@ func (s *Store) Read(ctx context.Context, o ReadOptions, fn func(*batch.Batch) e
 
 // reader is one Read.
 type reader struct {
-	store  *Store
 	fn     func(*batch.Batch) error
 	follow bool
 	end    uint64 // sequence number of the last message to read, unless follow
 	next   uint64 // that of the next one expected
-	buf    []byte
 	gaps   Gaps
+	decoder
+}
+
+// decoder decodes messages, into memory that it uses again.
+type decoder struct {
+	store *Store
+	buf   []byte
+}
+
+// errUnreadable says that what a message holds is no batch.
+var errUnreadable = errors.New("damaged batch")
+
+// decode returns the batch of a message, joined with what was learnt later.
+func (d *decoder) decode(ctx context.Context, msg jetstream.Msg) (*batch.Batch, error) {
+	key, err := keyOf(msg.Subject())
+	if err != nil {
+		return nil, err
+	}
+	data, err := d.store.codec.Decompress(d.buf[:0], msg.Data())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	d.buf = data
+	b, err := batch.Decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return b, d.store.join(ctx, key.agent, b)
 }
 
 func (r *reader) run(ctx context.Context, since time.Time) error {
@@ -137,26 +163,13 @@ func (r *reader) overtaken(ctx context.Context) (bool, error) {
 
 // hand decodes a message and hands it on.
 func (r *reader) hand(ctx context.Context, msg jetstream.Msg) error {
-	agent, err := agentOf(msg.Subject())
-	if err != nil {
-		return err
-	}
-	b, err := r.decode(msg.Data())
-	if err != nil {
+	b, err := r.decode(ctx, msg)
+	if errors.Is(err, errUnreadable) {
 		r.gaps.Unreadable++
 		return nil
 	}
-	if err := r.store.join(ctx, agent, b); err != nil {
+	if err != nil {
 		return err
 	}
 	return r.fn(b)
-}
-
-func (r *reader) decode(frame []byte) (*batch.Batch, error) {
-	data, err := r.store.codec.Decompress(r.buf[:0], frame)
-	if err != nil {
-		return nil, err
-	}
-	r.buf = data
-	return batch.Decode(data)
 }

@@ -1,12 +1,15 @@
-// Package stream is the endpoint's durable log: JetStream, embedded in this process and reachable from nowhere else.
+// Package stream is the endpoint's durable log: JetStream, embedded in this process and reachable from nowhere else, or
+// a cluster's that several endpoints share.
 //
-// It promises: a batch that Append reported as stored is on stable storage, survives SIGKILL and power loss, and is
-// stored once, however often and from however many places it is appended; Read returns batches in the order in which
+// It promises: a batch that Append reported as stored is on stable storage, survives SIGKILL and power loss (in a
+// cluster: as many servers as may fail by Config.Replicas), and is stored once, however often, how much later and from
+// however many places it is appended; Read returns batches in the order in which
 // they were stored, with what was learnt later about their containers filled in; and the log never grows beyond its
 // limit, of which the oldest batches pay and are counted.
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,12 +33,19 @@ const DefaultMaxBytes = 10 << 30
 const (
 	batchStream  = "BATCHES"
 	updateStream = "UPDATES"
+	markStream   = "MARKS"
+	stateStream  = "STATE"
 
 	// maxMessage is the largest message: a frame and its headers.
 	maxMessage = batch.MaxCompressed + 4<<10
 	// maxUpdateBytes bounds what was learnt later: about 100,000 descriptions of containers.
 	maxUpdateBytes = 64 << 20
-	watchEvery     = time.Minute
+	// maxMarkBytes bounds the marks that outlive their batches: about 500,000 runs of agents.
+	maxMarkBytes = 64 << 20
+	// maxStateBytes bounds what roles keep, and maxState one value of it.
+	maxStateBytes = 64 << 20
+	maxState      = 1 << 20
+	watchEvery    = time.Minute
 )
 
 var (
@@ -49,8 +59,16 @@ var (
 
 // Config says where the log is and what bounds it.
 type Config struct {
-	// Dir is the folder of the log, which is its own: jetstream/ and lock are made in it.
+	// Dir is the folder of the log, which is its own: jetstream/ and lock are made in it. With a URL, only lock is.
 	Dir string
+	// URL is where a cluster is: nats://HOST:PORT or tls://HOST:PORT, or several of them, with a comma between. Empty: the
+	// log is embedded.
+	URL string
+	// CredentialsFile says who this is to the cluster; CAFile (PEM) is what its certificates are verified with, those
+	// that the system trusts if empty; CertFile and KeyFile are a client certificate.
+	CredentialsFile, CAFile, CertFile, KeyFile string
+	// Replicas is how many of a cluster's servers keep each batch: 1, 3 or 5, of which a minority may fail. 0 means 3.
+	Replicas int
 	// MaxBytes bounds the log on disk; the oldest batches are discarded. 0 means DefaultMaxBytes.
 	MaxBytes int64
 	// MaxAge is when a batch is discarded at the latest. 0 means never for its age.
@@ -78,6 +96,8 @@ type Store struct {
 	js      jetstream.JetStream
 	batches jetstream.Stream
 	updates jetstream.Stream
+	kept    jetstream.Stream // marks
+	states  jetstream.Stream
 	codec   *batch.Codec
 	marks   *marks
 	dir     *dirSyncer
@@ -112,11 +132,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = withDefaults(cfg)
 	s := &Store{cfg: cfg, log: cfg.Logger.With("component", "stream"), failed: make(chan struct{})}
 	s.healthy = s.answers
+	if cfg.URL != "" {
+		s.healthy = func() bool { return true } // it comes back without this process being started again
+	}
 	opened, stop := context.WithCancel(context.Background())
 	s.closing, s.stop = opened.Done(), stop
 	if err := s.open(ctx, opened); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("open log in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("open log in %s: %w", cmp.Or(cfg.URL, cfg.Dir), err)
 	}
 	return s, nil
 }
@@ -134,6 +157,12 @@ func withDefaults(cfg Config) Config {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 15 * time.Second
 	}
+	switch {
+	case cfg.URL == "":
+		cfg.Replicas = 1
+	case cfg.Replicas == 0:
+		cfg.Replicas = 3
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -141,7 +170,7 @@ func withDefaults(cfg Config) Config {
 }
 
 func (s *Store) open(ctx, opened context.Context) (err error) {
-	if s.cfg.ReadOnly {
+	if s.cfg.ReadOnly && s.cfg.URL == "" {
 		if _, err := os.Stat(filepath.Join(s.cfg.Dir, server.JetStreamStoreDir)); errors.Is(err, os.ErrNotExist) {
 			return ErrNoLog
 		}
@@ -155,7 +184,7 @@ func (s *Store) open(ctx, opened context.Context) (err error) {
 		return err
 	}
 	s.marks = newMarks(s.cfg.MaxMarks)
-	if err := s.startServer(); err != nil {
+	if err := s.connect(); err != nil {
 		return err
 	}
 	if err := s.openStreams(ctx); err != nil {
@@ -164,13 +193,33 @@ func (s *Store) open(ctx, opened context.Context) (err error) {
 	if s.cfg.ReadOnly {
 		return nil
 	}
-	if s.dir, err = newDirSyncer(s.cfg.Dir, batchStream); err != nil {
-		return err
+	if s.cfg.URL == "" {
+		if s.dir, err = newDirSyncer(s.cfg.Dir, batchStream); err != nil {
+			return err
+		}
 	}
 	return s.watch(ctx, opened)
 }
 
-// startServer starts JetStream and connects to it by a pipe in memory.
+// connect connects to the cluster, or to a server that is started here.
+func (s *Store) connect() (err error) {
+	if s.cfg.URL == "" {
+		if err := s.startServer(); err != nil {
+			return err
+		}
+		s.conn, err = nats.Connect("", nats.InProcessServer(s.server), nats.MaxReconnects(-1),
+			nats.ReconnectWait(100*time.Millisecond))
+	} else {
+		s.conn, err = s.connectCluster()
+	}
+	if err != nil {
+		return fmt.Errorf("connect to jetstream: %w", err)
+	}
+	s.js, err = jetstream.New(s.conn, jetstream.WithDefaultTimeout(s.cfg.Timeout))
+	return err
+}
+
+// startServer starts JetStream.
 func (s *Store) startServer() (err error) {
 	s.server, err = server.NewServer(&server.Options{
 		ServerName: "taskguard-endpoint",
@@ -199,24 +248,24 @@ func (s *Store) startServer() (err error) {
 	if !s.server.JetStreamEnabled() {
 		return errors.New("start jetstream: disabled itself, see the log above")
 	}
-	s.conn, err = nats.Connect("", nats.InProcessServer(s.server), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100*time.Millisecond))
-	if err != nil {
-		return fmt.Errorf("connect to jetstream: %w", err)
-	}
-	s.js, err = jetstream.New(s.conn, jetstream.WithDefaultTimeout(s.cfg.Timeout))
-	return err
+	return nil
 }
 
 func (s *Store) openStreams(ctx context.Context) (err error) {
-	open := s.js.CreateOrUpdateStream
+	open := func(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+		cfg.Storage, cfg.Replicas = jetstream.FileStorage, s.cfg.Replicas
+		if s.cfg.URL != "" {
+			return s.createInCluster(ctx, cfg)
+		}
+		return s.js.CreateOrUpdateStream(ctx, cfg)
+	}
 	if s.cfg.ReadOnly {
 		open = func(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 			return s.js.Stream(ctx, cfg.Name)
 		}
 	}
 	s.batches, err = open(ctx, jetstream.StreamConfig{
-		Name: batchStream, Subjects: []string{batchSubjects}, Storage: jetstream.FileStorage,
+		Name: batchStream, Subjects: []string{batchSubjects},
 		Discard: jetstream.DiscardOld, MaxBytes: s.cfg.MaxBytes, MaxAge: s.cfg.MaxAge, MaxMsgSize: maxMessage,
 	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -226,12 +275,29 @@ func (s *Store) openStreams(ctx context.Context) (err error) {
 		return fmt.Errorf("open batches: %w", err)
 	}
 	s.updates, err = open(ctx, jetstream.StreamConfig{
-		Name: updateStream, Subjects: updateSubjects(), Storage: jetstream.FileStorage,
+		Name: updateStream, Subjects: updateSubjects(),
 		Discard: jetstream.DiscardOld, MaxBytes: maxUpdateBytes, MaxAge: s.cfg.MaxAge, MaxMsgsPerSubject: 1,
 		MaxMsgSize: maxUpdate + 4<<10, AllowDirect: true,
 	})
 	if err != nil {
 		return fmt.Errorf("open updates: %w", err)
+	}
+	if s.cfg.ReadOnly {
+		return nil
+	}
+	s.kept, err = open(ctx, jetstream.StreamConfig{
+		Name: markStream, Subjects: []string{markPrefix + "*.*"}, Discard: jetstream.DiscardOld, MaxBytes: maxMarkBytes,
+		MaxMsgsPerSubject: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("open marks: %w", err)
+	}
+	s.states, err = open(ctx, jetstream.StreamConfig{
+		Name: stateStream, Subjects: []string{statePrefix + "*"}, Discard: jetstream.DiscardNew, MaxBytes: maxStateBytes,
+		MaxMsgsPerSubject: 1, MaxMsgSize: maxState + 4<<10,
+	})
+	if err != nil {
+		return fmt.Errorf("open state: %w", err)
 	}
 	return nil
 }
@@ -280,6 +346,9 @@ func (s *Store) watch(ctx, opened context.Context) error {
 		return err
 	}
 	s.discarded.Store(st.Discard)
+	if err := s.keepMarks(ctx); err != nil {
+		return fmt.Errorf("keep marks: %w", err)
+	}
 	s.watching.Go(func() {
 		ticker := time.NewTicker(watchEvery)
 		defer ticker.Stop()
@@ -289,6 +358,9 @@ func (s *Store) watch(ctx, opened context.Context) error {
 				return
 			case <-ticker.C:
 				s.reportDiscarded(opened)
+				if err := s.keepMarks(opened); err != nil && opened.Err() == nil {
+					s.log.Warn("cannot keep the marks of batches that will be discarded", "error", err)
+				}
 			}
 		}
 	})

@@ -157,8 +157,9 @@ func TestMarksOnlyRise(t *testing.T) {
 // Several appends of the same batches, also by a second store that shares the log but not the memory.
 func TestConcurrentAppendsStoreOnce(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
-	replica := &Store{cfg: s.cfg, log: s.log, server: s.server, js: s.js, batches: s.batches, updates: s.updates,
-		marks: newMarks(10), dir: s.dir, failed: make(chan struct{}), healthy: s.healthy}
+	replica := &Store{cfg: s.cfg, log: s.log, server: s.server, js: s.js, batches: s.batches, updates: s.updates, kept: s.kept,
+		states: s.states,
+		marks:  newMarks(10), dir: s.dir, failed: make(chan struct{}), healthy: s.healthy}
 	const sequences, appends = 20, 8
 	for seq := range uint64(sequences) {
 		b := newBatch(t, batch.ID{Agent: agentA, Epoch: 1, Sequence: seq + 1}, nil, nil, "x")
@@ -529,12 +530,14 @@ func TestDirSyncerSeesNewFiles(t *testing.T) {
 }
 
 func TestSubjectsAreInverse(t *testing.T) {
-	got, err := agentOf(subjectOf(markKey{agentA, 18446744073709551615}))
-	if err != nil || got != agentA {
-		t.Errorf("agent %v, err %v, want %v", got, err, agentA)
+	key := markKey{agentA, 18446744073709551615}
+	if got, err := keyOf(subjectOf(key)); err != nil || got != key {
+		t.Errorf("key %v, err %v, want %v", got, err, key)
 	}
-	if _, err := agentOf("taskguard.batches.x.1"); err == nil {
-		t.Error("a subject without an agent was read")
+	for _, subject := range []string{"taskguard.batches.3.x.1", "taskguard.batches.3", "taskguard.batches.3." + agentA.String() + ".x"} {
+		if key, err := keyOf(subject); err == nil {
+			t.Errorf("subject %q was read as %v", subject, key)
+		}
 	}
 }
 
