@@ -15,6 +15,7 @@ import (
 	"github.com/taskguard/taskguard/cmd/internal/settings"
 	"github.com/taskguard/taskguard/collector/ebpf"
 	"github.com/taskguard/taskguard/collector/event"
+	"github.com/taskguard/taskguard/sender/https"
 )
 
 // config is the agent's configuration: packaging/agent.yaml describes every field. Those that a reload cannot change
@@ -24,8 +25,12 @@ type config struct {
 	EndpointCAFile     string `key:"endpoint.ca_file"`
 	EndpointServerName string `key:"endpoint.server_name"`
 	EndpointProxy      string `key:"endpoint.proxy"`
+	IdentityMode       string `key:"identity.mode"`
 	IdentityCertFile   string `key:"identity.cert_file"`
 	IdentityKeyFile    string `key:"identity.key_file"`
+	IdentityRegion     string `key:"identity.region"`
+	IdentityService    string `key:"identity.service"`
+	IdentitySTS        string `key:"identity.sts_endpoint"`
 	StateDir           string `key:"state_dir"`
 	Socket             string `key:"socket"`
 	EBPF               bool   `key:"sources.ebpf"`
@@ -45,6 +50,7 @@ type config struct {
 
 func defaultConfig() config {
 	return config{
+		IdentityMode: identityNone, IdentityService: https.DefaultService,
 		StateDir: "/var/lib/taskguard", Socket: "/run/taskguard/agent.sock", EBPF: true, Audit: true,
 		DockerSocket: "/var/run/docker.sock", ECSAgent: "http://127.0.0.1:51678", IMDS: true, SpoolMaxBytes: 256 << 20, SpoolMaxFiles: 16 << 10, SpoolMaxMemory: 8 << 20,
 		LogLevel: slog.LevelInfo,
@@ -79,10 +85,27 @@ func allSettings() []setting {
 			c.EndpointProxy = v
 			return v == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.Path+u.RawQuery == ""
 		}},
+		{Key: "identity.mode", Want: "none, mtls, sts or sigv4", Set: func(c *config, v string) bool {
+			c.IdentityMode = v
+			return v == identityNone || v == identityMTLS || v == https.IdentitySTS || v == https.IdentitySigV4
+		}},
 		{Key: "identity.cert_file", Want: "an absolute path, or nothing",
 			Set: settings.Path(func(c *config) *string { return &c.IdentityCertFile }, true)},
 		{Key: "identity.key_file", Want: "an absolute path, or nothing",
 			Set: settings.Path(func(c *config) *string { return &c.IdentityKeyFile }, true)},
+		{Key: "identity.region", Want: "a region such as eu-central-1, or nothing", Set: func(c *config, v string) bool {
+			c.IdentityRegion = v
+			return v == "" || isRegion(v)
+		}},
+		{Key: "identity.service", Want: "execute-api or vpc-lattice-svcs", Set: func(c *config, v string) bool {
+			c.IdentityService = v
+			return v == https.DefaultService || v == "vpc-lattice-svcs"
+		}},
+		{Key: "identity.sts_endpoint", Want: "https://HOST[:PORT] of an STS, or nothing", Set: func(c *config, v string) bool {
+			u, err := url.Parse(v)
+			c.IdentitySTS = v
+			return v == "" || err == nil && u.Scheme == "https" && u.Hostname() != "" && v == "https://"+u.Host
+		}},
 		{Key: "state_dir", Want: "an absolute path", Set: settings.Path(func(c *config) *string { return &c.StateDir }, false)},
 		{Key: "socket", Want: "an absolute path", Set: settings.Path(func(c *config) *string { return &c.Socket }, false)},
 		{Key: "sources.ebpf", Want: "auto or off", Set: autoOff(func(c *config) *bool { return &c.EBPF })},
@@ -140,6 +163,19 @@ func allSettings() []setting {
 	}
 }
 
+// Values of identity.mode beside those of sender/https.
+const (
+	identityNone = "none"
+	identityMTLS = "mtls"
+)
+
+// isRegion reports whether v has the form of a region's name: small letters and digits between hyphens.
+func isRegion(v string) bool {
+	parts := strings.Split(v, "-")
+	return len(parts) >= 3 && len(v) <= 32 && !slices.Contains(parts, "") &&
+		strings.Trim(v, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
 func isLoopback(u *url.URL) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
 	return err == nil && ip.IsLoopback() && u.Port() != ""
@@ -171,14 +207,29 @@ func (c *config) validate() error {
 	if c.EndpointURL == "" {
 		return usageError{errors.New("endpoint.url: not set: want https://HOST[:PORT] of your TaskGuard endpoint")}
 	}
-	if (c.IdentityCertFile == "") != (c.IdentityKeyFile == "") {
-		return usageError{errors.New("identity.cert_file and identity.key_file: one without the other: want both, or neither")}
+	if err := c.validateIdentity(); err != nil {
+		return usageError{err}
 	}
 	if !c.EBPF && !c.Audit {
 		return usageError{errors.New("sources.ebpf and sources.audit: both off: want auto for one of them at least")}
 	}
 	if len(c.Events.Off) == len(observable()) {
 		return usageError{errors.New("events.off: every kind is off: want one at least to be observed")}
+	}
+	return nil
+}
+
+func (c *config) validateIdentity() error {
+	cert, key := c.IdentityCertFile != "", c.IdentityKeyFile != ""
+	switch {
+	case cert != key:
+		return errors.New("identity.cert_file and identity.key_file: one without the other: want both, or neither")
+	case c.IdentityMode == identityMTLS && !cert:
+		return errors.New("identity.cert_file and identity.key_file: not set: identity.mode mtls wants both")
+	case c.IdentityMode != identityMTLS && cert:
+		return fmt.Errorf("identity.cert_file: set, while identity.mode is %s: want identity.mode mtls", c.IdentityMode)
+	case c.IdentityMode != https.IdentitySTS && c.IdentitySTS != "":
+		return fmt.Errorf("identity.sts_endpoint: set, while identity.mode is %s: want identity.mode sts", c.IdentityMode)
 	}
 	return nil
 }

@@ -100,6 +100,13 @@ func TestLoadConfig(t *testing.T) {
 		{name: "ecs agent by name", yaml: "ecs:\n  agent: http://localhost:51678\n", want: ":2: ecs.agent: "},
 		{name: "ecs agent with a path", yaml: "ecs:\n  agent: http://127.0.0.1:51678/v1\n", want: ":2: ecs.agent: "},
 		{name: "no ecs agent", yaml: "ecs:\n  agent:\n"},
+		{name: "no mode", yaml: "identity:\n  mode: iam\n", want: `:2: identity.mode: "iam": want none, mtls, sts or sigv4`},
+		{name: "no region", yaml: "identity: {region: Frankfurt}\n", want: `:1: identity.region: "Frankfurt": want a region`},
+		{name: "a zone's hyphens", yaml: "identity: {region: eu--1}\n", want: `:1: identity.region: "eu--1": want a region`},
+		{name: "other service", yaml: "identity: {service: s3}\n", want: `:1: identity.service: "s3": want execute-api or`},
+		{name: "sts without TLS", yaml: "identity: {sts_endpoint: http://sts}\n", want: `"http://sts": want https://HOST`},
+		{name: "sts with a path", yaml: "identity: {sts_endpoint: https://sts/x}\n", want: `"https://sts/x": want https://HOST`},
+		{name: "sts with a user", yaml: "identity: {sts_endpoint: https://u@sts}\n", want: `"https://u@sts": want https://HOST`},
 		{name: "two mistakes", yaml: "log:\n  level: loud\nsocket: x\n", want: "both"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -131,8 +138,9 @@ func TestLoadConfig(t *testing.T) {
 
 func TestOverridesReachEveryField(t *testing.T) {
 	got, err := loadConfig("../../packaging/agent.yaml", []string{
-		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "endpoint.proxy=http://p:2", "identity.cert_file=/cert",
-		"identity.key_file=/key", "state_dir=/s", "socket=/k",
+		"endpoint.url=https://h:1", "endpoint.ca_file=/c", "endpoint.server_name=n", "endpoint.proxy=http://p:2", "identity.mode=mtls",
+		"identity.cert_file=/cert", "identity.key_file=/key", "identity.region=us-gov-west-1",
+		"identity.service=vpc-lattice-svcs", "identity.sts_endpoint=https://sts:3", "state_dir=/s", "socket=/k",
 		"sources.ebpf=off", "sources.audit=off", "docker.socket=", "ecs.agent=http://[::1]:1", "ecs.tags=true", "host.imds=off", "spool.max_bytes=3MiB",
 		"spool.max_files=17", "spool.max_memory=1MiB", "spool.fsync=never", "upload.bytes_per_second=1MiB", "log.level=error",
 		"events.off=file.open,dns.query", "events.open_all=true", "events.watched_paths=/w",
@@ -143,7 +151,8 @@ func TestOverridesReachEveryField(t *testing.T) {
 	}
 	want := config{
 		EndpointURL: "https://h:1", EndpointCAFile: "/c", EndpointServerName: "n", EndpointProxy: "http://p:2",
-		IdentityCertFile: "/cert", IdentityKeyFile: "/key", StateDir: "/s", Socket: "/k",
+		IdentityMode: "mtls", IdentityCertFile: "/cert", IdentityKeyFile: "/key", IdentityRegion: "us-gov-west-1",
+		IdentityService: "vpc-lattice-svcs", IdentitySTS: "https://sts:3", StateDir: "/s", Socket: "/k",
 		ECSAgent: "http://[::1]:1", ECSTags: true, SpoolMaxBytes: 3 << 20, SpoolMaxFiles: 17, SpoolMaxMemory: 1 << 20, SpoolNoSync: true, UploadRate: 1 << 20, LogLevel: 8,
 		Events: ebpf.Settings{
 			Off: []event.Kind{event.FileOpen, event.DNSQuery}, OpenAll: true, Watched: []string{"/w"},
@@ -153,16 +162,37 @@ func TestOverridesReachEveryField(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if err := got.validate(); err == nil {
+	got.IdentitySTS = ""
+	if err := got.validate(); err == nil || !strings.Contains(err.Error(), "both off") {
 		t.Error("a configuration without any source is valid")
-	}
-	half := got
-	half.EBPF, half.IdentityKeyFile = true, ""
-	if err := half.validate(); err == nil || !strings.Contains(err.Error(), "want both, or neither") {
-		t.Errorf("a certificate without its key: %v", err)
 	}
 	got.EBPF, got.Events.Off = true, observable()
 	if err := got.validate(); err == nil || !strings.Contains(err.Error(), "every kind is off") {
 		t.Errorf("a configuration without any kind: %v", err)
+	}
+}
+
+// An identity that is configured by half is a mistake: the endpoint would refuse, and the agent would have to guess why.
+func TestIdentityIsWhole(t *testing.T) {
+	for set, want := range map[string]string{
+		"identity.mode=none": "", "identity.mode=sts": "", "identity.mode=sigv4": "",
+		"identity.mode=sts identity.sts_endpoint=https://sts.eu-central-1.amazonaws.com": "",
+		"identity.mode=mtls identity.cert_file=/c identity.key_file=/k":                  "",
+		"identity.mode=mtls identity.cert_file=/c":                                       "want both, or neither",
+		"identity.key_file=/k": "want both, or neither",
+		"identity.mode=mtls":   "mtls wants both",
+		"identity.mode=sts identity.cert_file=/c identity.key_file=/k": "want identity.mode mtls",
+		"identity.cert_file=/c identity.key_file=/k":                   "while identity.mode is none",
+		"identity.mode=sigv4 identity.sts_endpoint=https://sts":        "want identity.mode sts",
+	} {
+		c, err := loadConfig("../../packaging/agent.yaml", append(strings.Fields(set), "endpoint.url=https://h"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.validate()
+		var usage usageError
+		if (err == nil) != (want == "") || err != nil && (!errors.As(err, &usage) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", set, err, want)
+		}
 	}
 }

@@ -77,7 +77,7 @@ func rules() map[string]rule {
 				"collector/host", "collector/process", "collector/replay", "collector/secret", "sender", "sender/batch", "sender/https", "sender/spool",
 			},
 			other: []string{
-				"github.com/coreos/go-systemd/v22", "github.com/spf13/cobra", "golang.org/x/term",
+				"github.com/aws/aws-sdk-go-v2", "github.com/coreos/go-systemd/v22", "github.com/spf13/cobra", "golang.org/x/term",
 				"golang.org/x/sys/unix",
 			},
 		},

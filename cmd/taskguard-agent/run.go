@@ -340,11 +340,16 @@ func (a *agent) openSender() error {
 }
 
 func openTransport(cfg config, agent event.ID, log *slog.Logger) (*https.Transport, error) {
-	return https.New(https.Config{
+	c := https.Config{
 		URL: cfg.EndpointURL, CAFile: cfg.EndpointCAFile, ServerName: cfg.EndpointServerName, Proxy: cfg.EndpointProxy,
 		CertFile: cfg.IdentityCertFile, KeyFile: cfg.IdentityKeyFile, Agent: agent,
 		UserAgent: "taskguard-agent/" + agentVersion(), Logger: log.With("component", "https"),
-	})
+	}
+	if cfg.IdentityMode == https.IdentitySTS || cfg.IdentityMode == https.IdentitySigV4 {
+		c.Identity, c.Service, c.STSEndpoint = cfg.IdentityMode, cfg.IdentityService, cfg.IdentitySTS
+		c.Credentials = &awsCredentials{region: cfg.IdentityRegion, log: log.With("component", "credentials")}
+	}
+	return https.New(c)
 }
 
 func dockerURL(socket string) string {

@@ -142,7 +142,7 @@ func names(cert *x509.Certificate) string {
 
 // refused explains an answer other than 200. Only the receiver itself can call a batch malformed: what says so in
 // between is a mistake of configuration, and the batch is kept.
-func (t *Transport) refused(response *http.Response, said answer, ours bool) error {
+func (t *Transport) refused(response *http.Response, said answer, ours bool, refreshes int) error {
 	f := failure(nil, "look at the receiver's log", "%s answers %s", t.host(), status(response, said))
 	f.After = retryAfter(response.Header.Get("Retry-After"), time.Now())
 	stored, partial := storedOf(response)
@@ -155,8 +155,8 @@ func (t *Transport) refused(response *http.Response, said answer, ours bool) err
 		f.Reject = sender.RejectMalformed
 		f.Remedy = "bring agent and receiver to versions that fit; the batch is in rejected/ of the spool"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		f.Refresh = t.cfg.CertFile != ""
-		f.Remedy = t.unauthorised(response)
+		f.Refresh = t.cfg.CertFile != "" || t.signer != nil && t.signer.refused(refreshes, time.Now())
+		f.Remedy = t.unauthorised(response, said)
 	case code == http.StatusTooManyRequests:
 		f.Remedy = "none is needed unless it lasts; then raise the receiver's rate for one agent"
 	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code >= 300 && code < 500 && !ours:
@@ -199,12 +199,37 @@ func status(response *http.Response, said answer) string {
 // maxSkew is how far apart two clocks may be before signed requests are refused for it (AWS allows 5 minutes).
 const maxSkew = 5 * time.Minute
 
-func (t *Transport) unauthorised(response *http.Response) string {
+func (t *Transport) unauthorised(response *http.Response, said answer) string {
 	theirs, err := http.ParseTime(response.Header.Get("Date"))
 	if skew := time.Since(theirs).Abs(); err == nil && skew > maxSkew {
 		return "set this host's clock (chronyc tracking): it differs from the receiver's by more than 5 minutes"
 	}
+	for _, p := range policies() {
+		if strings.Contains(strings.ToLower(said.Error), p.named) {
+			return p.remedy
+		}
+	}
+	if t.cfg.Identity == "" && t.cfg.CertFile == "" {
+		return "configure how this agent proves who it is (identity.mode), as the receiver asks for it"
+	}
 	return "allow this agent's identity (account, role or certificate) at the receiver"
+}
+
+// policy is a kind of policy by which AWS refuses a request, as its answer names it.
+type policy struct{ named, remedy string }
+
+// policies are as in "Troubleshoot access denied error messages" of the IAM user guide.
+func policies() []policy {
+	return []policy{
+		{"service control policy", "allow it in the organization's service control policy (SCP) for this account"},
+		{"resource control policy", "allow it in the organization's resource control policy (RCP) for this account"},
+		{"vpc endpoint policy", "allow it in the policy of the VPC endpoint"},
+		{"permissions boundary", "allow it in the permissions boundary of the agent's role"},
+		{"identity-based policy", "allow it in a policy of the agent's role"},
+		{"session policy", "allow it in the session policy of the agent's role"},
+		{"resource-based policy", "allow the agent's role in the resource policy of the API or service"},
+		{"auth policy", "allow the agent's role in the auth policy of the VPC Lattice service"},
+	}
 }
 
 // retryAfter reads the header: seconds, or a date. 0 is unsaid.

@@ -41,16 +41,21 @@ const (
 
 // Config says where the receiver is and how to know it.
 type Config struct {
-	URL        string        // "https://host[:port][/path]"; required
-	CAFile     string        // PEM certificates that the receiver's must chain to; "" is those the system trusts
-	ServerName string        // the name the receiver's certificate must have; "" is the URL's host
-	CertFile   string        // PEM certificate, and those between it and its authority, that say who the agent is; "" is none
-	KeyFile    string        // its key
-	Proxy      string        // "http://host:port" of a proxy that takes CONNECT; "" is none, whatever the environment says
-	Agent      event.ID      // sent with every request
-	UserAgent  string        // "" is "taskguard-agent"
-	Timeout    time.Duration // of one request; 0 is DefaultTimeout
-	Logger     *slog.Logger  // nil is no log
+	URL        string // "https://host[:port][/path]"; required
+	CAFile     string // PEM certificates that the receiver's must chain to; "" is those the system trusts
+	ServerName string // the name the receiver's certificate must have; "" is the URL's host
+	CertFile   string // PEM certificate, and those between it and its authority, that say who the agent is; "" is none
+	KeyFile    string // its key
+	// Identity says how requests prove who the agent is, beside a certificate: IdentitySTS, IdentitySigV4, or "" for not.
+	Identity    string
+	Credentials Credentials   // required by Identity
+	Service     string        // what requests are signed for by IdentitySigV4; "" is DefaultService
+	STSEndpoint string        // "https://host[:port]" of the STS that the receiver is to ask; "" is the region's
+	Proxy       string        // "http://host:port" of a proxy that takes CONNECT; "" is none, whatever the environment says
+	Agent       event.ID      // sent with every request
+	UserAgent   string        // "" is "taskguard-agent"
+	Timeout     time.Duration // of one request; 0 is DefaultTimeout
+	Logger      *slog.Logger  // nil is no log
 }
 
 // Transport sends frames to one receiver. It is safe for concurrent use. Make one with New.
@@ -59,7 +64,9 @@ type Transport struct {
 	base *url.URL
 	// proxy is nil when there is none.
 	proxy *url.URL
-	skew  atomic.Int64 // what Skew returns, in nanoseconds
+	// signer is nil when no identity of AWS is configured.
+	signer *signer
+	skew   atomic.Int64 // what Skew returns, in nanoseconds
 
 	mu     sync.Mutex
 	client *http.Client // nil until the CA file could be read
@@ -99,7 +106,11 @@ func New(cfg Config) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Transport{cfg: cfg, base: base, proxy: proxy}, nil
+	signer, err := newSigner(&cfg, base)
+	if err != nil {
+		return nil, err
+	}
+	return &Transport{cfg: cfg, base: base, proxy: proxy, signer: signer}, nil
 }
 
 // Send posts a frame and returns nil when the receiver has stored it, now or before. Any other error than that of ctx
@@ -231,6 +242,14 @@ func (t *Transport) try(ctx context.Context, client *http.Client, method, path s
 	request.Header.Set("User-Agent", t.cfg.UserAgent)
 	if method == http.MethodPost {
 		request.Header.Set("Content-Type", batch.ContentType)
+	}
+	refreshes := 0
+	if t.signer != nil {
+		if refreshes, err = t.signer.sign(limited, request, body); err != nil {
+			return "", t.unreached(ctx, err)
+		}
+	}
+	if method == http.MethodPost {
 		// Not sent: it tells net/http that a batch may go twice, when a kept connection turns out to be closed.
 		request.Header["Idempotency-Key"] = nil
 	}
@@ -246,7 +265,7 @@ func (t *Transport) try(ctx context.Context, client *http.Client, method, path s
 	}
 	said, ours := parseAnswer(text)
 	if response.StatusCode != http.StatusOK {
-		return "", t.refused(response, said, ours)
+		return "", t.refused(response, said, ours, refreshes)
 	}
 	return said.Status, nil
 }
