@@ -25,8 +25,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check the configuration and what this host lets the agent do, without starting it",
 		Long: "Check reads the configuration, attaches every source for a moment, does what makes an event of every\n" +
-			"kind they observe and looks for it in a batch that nobody gets, asks the container engine and the endpoint,\n" +
-			"and says for each what works and what to do about what does not. It changes nothing.",
+			"kind they observe and looks for it in a batch that nobody gets, asks the container engine, and goes the way\n" +
+			"to the endpoint: name, connection, TLS, clocks, credentials, a request that changes nothing. It says for\n" +
+			"each what works and what to do about what does not. It changes nothing.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.load()
@@ -63,7 +64,7 @@ type checker struct {
 // checkResult is one line.
 type checkResult struct {
 	Check  string `json:"check"`
-	Result string `json:"result"` // "ok", "note" or "failed"
+	Result string `json:"result"` // "ok", "note", "failed" or, as one before it failed, "not_tried"
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -102,6 +103,7 @@ func (c *checker) print(out io.Writer, asJSON, color bool) error {
 	for _, r := range c.Checks {
 		result := map[string]string{
 			"ok": paint(color, green, "ok"), "note": paint(color, yellow, "note"), "failed": paint(color, red, "FAILED"),
+			"not_tried": paint(color, yellow, "not tried"),
 		}[r.Result]
 		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Check, result, event.Escape(r.Detail))
 	}
@@ -204,16 +206,35 @@ func askEngine(ctx context.Context, tracker *container.Tracker) string {
 	return reason
 }
 
+// endpoint goes the way to the endpoint, step by step.
 func (c *checker) endpoint(ctx context.Context, cfg config, stderr io.Writer) {
 	transport, err := openTransport(cfg, event.ID{}, newLogger(stderr, cfg.LogLevel))
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		err = transport.Check(ctx)
+	if err != nil {
+		c.line("endpoint", err, "")
+		return
 	}
+	defer transport.Close()
+	for _, s := range transport.Walk(ctx) {
+		if s.Tried {
+			c.step(s.Name, s.Detail, s.Note, s.Err)
+		} else {
+			c.Checks = append(c.Checks, checkResult{Check: "endpoint " + s.Name, Result: "not_tried"})
+		}
+	}
+}
+
+// step adds what was found at a step that was tried.
+func (c *checker) step(name, detail, note string, err error) {
 	var failure *sender.Failure
 	if errors.As(err, &failure) && failure.Remedy != "" {
-		err = fmt.Errorf("%w: %s", err, failure.Remedy)
+		err = fmt.Errorf("%w: %s", failure.Err, failure.Remedy)
 	}
-	c.line("endpoint", err, cfg.EndpointURL)
+	if err != nil || note == "" {
+		c.line("endpoint "+name, err, detail)
+		return
+	}
+	if detail != "" {
+		note = detail + ": " + note
+	}
+	c.note("endpoint "+name, note)
 }

@@ -156,7 +156,7 @@ func (t *Transport) refused(response *http.Response, said answer, ours bool, ref
 		f.Remedy = "bring agent and receiver to versions that fit; the batch is in rejected/ of the spool"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		f.Refresh = t.cfg.CertFile != "" || t.signer != nil && t.signer.refused(refreshes, time.Now())
-		f.Remedy = t.unauthorised(response, said)
+		f.Remedy = t.unauthorised(response, said, ours)
 	case code == http.StatusTooManyRequests:
 		f.Remedy = "none is needed unless it lasts; then raise the receiver's rate for one agent"
 	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code >= 300 && code < 500 && !ours:
@@ -199,7 +199,7 @@ func status(response *http.Response, said answer) string {
 // maxSkew is how far apart two clocks may be before signed requests are refused for it (AWS allows 5 minutes).
 const maxSkew = 5 * time.Minute
 
-func (t *Transport) unauthorised(response *http.Response, said answer) string {
+func (t *Transport) unauthorised(response *http.Response, said answer, ours bool) string {
 	theirs, err := http.ParseTime(response.Header.Get("Date"))
 	if skew := time.Since(theirs).Abs(); err == nil && skew > maxSkew {
 		return "set this host's clock (chronyc tracking): it differs from the receiver's by more than 5 minutes"
@@ -211,6 +211,10 @@ func (t *Transport) unauthorised(response *http.Response, said answer) string {
 	}
 	if t.cfg.Identity == "" && t.cfg.CertFile == "" {
 		return "configure how this agent proves who it is (identity.mode), as the receiver asks for it"
+	}
+	if !ours {
+		return "what is in front of the receiver refuses: look at the policy of the VPC endpoint, those of the agent's role and of " +
+			"the API or service, and the organization's service control policies (SCP)"
 	}
 	return "allow this agent's identity (account, role or certificate) at the receiver"
 }

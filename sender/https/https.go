@@ -66,7 +66,9 @@ type Transport struct {
 	proxy *url.URL
 	// signer is nil when no identity of AWS is configured.
 	signer *signer
-	skew   atomic.Int64 // what Skew returns, in nanoseconds
+	// resolver looks up names; nil is the system's.
+	resolver *net.Resolver
+	skew     atomic.Int64 // what Skew returns, in nanoseconds
 
 	mu     sync.Mutex
 	client *http.Client // nil until the CA file could be read
@@ -216,7 +218,8 @@ func (t *Transport) newClient(pool *x509.CertPool) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyURL(t.proxy),
-			DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: connectTimeout, Resolver: t.resolver}).DialContext,
+			OnProxyConnectResponse: t.tunnelled,
 			TLSClientConfig:        conf,
 			TLSHandshakeTimeout:    connectTimeout,
 			ForceAttemptHTTP2:      true,

@@ -1,10 +1,12 @@
 package https
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -34,6 +36,15 @@ func outdated(cert *x509.Certificate, now time.Time) error {
 			cert.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// tunnelled looks at a proxy's answer to CONNECT.
+func (t *Transport) tunnelled(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	if answer.StatusCode == http.StatusOK {
+		return nil
+	}
+	return failure(nil, "have the proxy allow CONNECT to "+t.host()+", or correct endpoint.proxy",
+		"the proxy %s answers %s", t.proxy.Redacted(), shown(answer.Status))
 }
 
 func parseProxy(text string) (*url.URL, error) {
