@@ -41,8 +41,9 @@ type awsCredentials struct {
 	log     *slog.Logger
 
 	mu    sync.Mutex
-	key   https.Key // guarded by mu, as is asked
+	key   https.Key // guarded by mu, as are those below
 	asked time.Time // when they were looked for last
+	found time.Time // when they were found last
 }
 
 // Retrieve returns what was found before while it is good, unless it has to be fresh.
@@ -50,7 +51,8 @@ func (c *awsCredentials) Retrieve(ctx context.Context, fresh bool) (https.Key, e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	good := c.key.HasKeys() && (!c.key.CanExpire || now.Before(c.key.Expires))
+	// Those that have expired when they are found are used all the same: in an outage of its own, AWS takes them for longer.
+	good := c.key.HasKeys() && (!c.key.CanExpire || now.Before(c.key.Expires) || now.Sub(c.found) < renewInterval)
 	due := c.key.CanExpire && c.key.Expires.Sub(now) < renewBefore && now.Sub(c.asked) >= renewInterval
 	if good && !due && !fresh {
 		return c.key, nil
@@ -59,7 +61,7 @@ func (c *awsCredentials) Retrieve(ctx context.Context, fresh bool) (https.Key, e
 	key, err := c.find(ctx)
 	switch {
 	case err == nil:
-		c.key = key
+		c.key, c.found = key, now
 		return key, nil
 	case good && !fresh:
 		c.log.Warn("AWS credentials cannot be renewed yet", "error", err, "expire", c.key.Expires)

@@ -115,7 +115,16 @@ func TestCredentialsAreRenewed(t *testing.T) {
 		expect("looked for a moment ago", "ASIA3")
 		time.Sleep(renewInterval)
 		expect("looked for again", "ASIA4")
-		if key, err := c.Retrieve(t.Context(), true); err != nil || key.AccessKeyID != "ASIA5" {
+		service.until.Store(time.Now().Add(-time.Hour).Unix())
+		time.Sleep(3 * time.Minute)
+		expect("expired when found", "ASIA5")
+		expect("found a moment ago", "ASIA5")
+		down.Store(true)
+		time.Sleep(renewInterval)
+		expect("expired, and none there", "")
+		expect("expired, and none there again", "")
+		down.Store(false)
+		if key, err := c.Retrieve(t.Context(), true); err != nil || key.AccessKeyID != "ASIA6" {
 			t.Errorf("fresh: %+v, %v", key, err)
 		}
 		down.Store(true)

@@ -84,7 +84,7 @@ func beating(t *testing.T, endpoint *hearing, edit func(*agent)) *agent {
 	}
 	a.table = process.NewTable(process.Config{Locator: a.tracker})
 	a.accounts, a.hasher = process.NewAccounts(process.AccountsConfig{}), hash.New(hash.Config{})
-	if a.spool, err = spool.Open(spool.Config{Dir: cfg.StateDir + "/spool", MaxBytes: 64 << 10, Logger: log}); err != nil {
+	if a.spool, err = spool.Open(spool.Config{Dir: cfg.StateDir + "/spool", MaxBytes: 64 << 10, MaxMemory: 1, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	if endpoint.codec, err = batch.NewCodec(); err != nil {

@@ -43,8 +43,9 @@ const (
 
 // Credentials are where the agent's AWS credentials come from.
 type Credentials interface {
-	// Retrieve returns credentials that have not expired, and the region that they are to be used for. It is called for
-	// each request. With fresh it asks whoever gives them, as a receiver refuses what it returned before.
+	// Retrieve returns credentials and the region that they are to be used for. It is called for each request, so it keeps
+	// them, and renews them before they expire. With fresh it asks whoever gives them, as a receiver refuses those that it
+	// returned before.
 	Retrieve(ctx context.Context, fresh bool) (Key, error)
 }
 

@@ -249,11 +249,8 @@ func (t *Transport) credentials(ctx context.Context) (detail, note string, err e
 		if err != nil {
 			return "", "", t.signer.explain(ctx, err)
 		}
-		until := "they do not expire"
-		if key.CanExpire {
-			until = "until " + key.Expires.UTC().Format(time.RFC3339)
-		}
-		return fmt.Sprintf("access key %s by %s for %s, %s", event.Escape(key.AccessKeyID), key.Source, event.Escape(key.Region), until), "", nil
+		detail, note := describe(key, time.Now())
+		return detail, note, nil
 	}
 	if t.cfg.CertFile == "" {
 		return "none are configured", "", nil
@@ -263,4 +260,16 @@ func (t *Transport) credentials(ctx context.Context) (detail, note string, err e
 		return "", "", err
 	}
 	return fmt.Sprintf("certificate of %s until %s", shown(pair.Leaf.Subject.String()), pair.Leaf.NotAfter.UTC().Format(time.RFC3339)), "", nil
+}
+
+// describe tells of credentials what is no secret.
+func describe(key Key, now time.Time) (detail, note string) {
+	until := "they do not expire"
+	if key.CanExpire {
+		until = "until " + key.Expires.UTC().Format(time.RFC3339)
+		if now.After(key.Expires) {
+			note = "they have expired by this host's clock (chronyc tracking)"
+		}
+	}
+	return fmt.Sprintf("access key %s by %s for %s, %s", event.Escape(key.AccessKeyID), key.Source, event.Escape(key.Region), until), note
 }

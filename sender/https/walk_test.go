@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/taskguard/taskguard/sender"
@@ -310,6 +311,16 @@ func TestWalkNotes(t *testing.T) {
 		t.Errorf("no date: %q, %v", note, err)
 	}
 	now := time.Now()
+	key := Key{aws.Credentials{AccessKeyID: "K", SecretAccessKey: "secret", SessionToken: "token", CanExpire: true, Expires: now}, "eu-central-1"}
+	for after, want := range map[time.Duration]string{-time.Minute: "", time.Minute: "have expired"} {
+		detail, note := describe(key, now.Add(after))
+		if !strings.Contains(note, want) || (note == "") != (want == "") || !strings.Contains(detail, "until "+now.UTC().Format(time.RFC3339)) {
+			t.Errorf("%v after they expire: %q, note %q", after, detail, note)
+		}
+		if strings.Contains(detail+note, "secret") || strings.Contains(detail+note, "token") {
+			t.Errorf("%q, note %q tell a secret", detail, note)
+		}
+	}
 	for left, want := range map[time.Duration]string{soon - time.Minute: "renew it", soon + time.Minute: ""} {
 		state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{NotAfter: now.Add(left)}}}
 		if _, note, err := shake(state, now); err != nil || !strings.Contains(note, want) || (note == "") != (want == "") {

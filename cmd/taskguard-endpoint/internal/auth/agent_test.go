@@ -3,10 +3,13 @@ package auth_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,6 +100,50 @@ func TestAgentsAreKnown(t *testing.T) {
 	}
 }
 
+// The agent's certificate lets it in, and one that replaces it does for the next request after a refusal.
+func TestAgentsAreKnownByCertificate(t *testing.T) {
+	agents := newCA(t, "agents")
+	dir := t.TempDir()
+	caOfAgents, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	agents.write(t, caOfAgents)
+	put := func(instance string) {
+		certificate := agents.issue(t, time.Now().Add(time.Hour), nil, "taskguard://"+account+"/"+instance)
+		key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for file, block := range map[string]*pem.Block{
+			certFile: {Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: key},
+		} {
+			if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	url, ca, store := listen(t, auth.Config{MTLS: &auth.MTLS{CAFile: caOfAgents}})
+	transport, err := https.New(https.Config{
+		URL: url, CAFile: ca, ServerName: "receiver", Agent: agent, CertFile: certFile, KeyFile: keyFile,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer transport.Close()
+	put("i-00000000")
+	var f *sender.Failure
+	if err := transport.Send(t.Context(), frameOf(t, agent, ours)); !errors.As(err, &f) || !f.Refresh || store.stored != 0 {
+		t.Errorf("another instance's: %v, %d stored", err, store.stored)
+	}
+	put(instance)
+	if err := transport.Send(t.Context(), frameOf(t, agent, ours)); err != nil || store.stored != 1 {
+		t.Errorf("its own: %v, %d stored", err, store.stored)
+	}
+	for _, step := range transport.Walk(t.Context()) {
+		if step.Err != nil || !step.Tried {
+			t.Errorf("%+v", step)
+		}
+	}
+}
+
 // listen has a handler answer on loopback, with a certificate for "receiver" that a CA of the file signed.
 func listen(t *testing.T, cfg auth.Config) (url, caFile string, store *memory) {
 	t.Helper()
@@ -116,6 +163,7 @@ func listen(t *testing.T, cfg auth.Config) (url, caFile string, store *memory) {
 	server.EnableHTTP2 = true
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{*ca.issue(t, time.Now().Add(time.Hour), []string{"receiver"})}}
+	a.ConfigureTLS(server.TLS)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server.URL, caFile, store
