@@ -93,6 +93,7 @@ func rules() map[string]rule {
 			own:   []string{"cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
 			other: []string{"golang.org/x/time/rate"},
 		},
+		"cmd/taskguard-endpoint/internal/ocsf": {own: []string{"collector/event", "sender/batch"}},
 		"cmd/taskguard-endpoint/internal/stream": {
 			own:   []string{"collector/event", "sender/batch"},
 			other: []string{"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "golang.org/x/sys/unix"},
