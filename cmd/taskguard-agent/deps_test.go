@@ -94,6 +94,10 @@ func rules() map[string]rule {
 			other: []string{"golang.org/x/time/rate"},
 		},
 		"cmd/taskguard-endpoint/internal/ocsf": {own: []string{"collector/event", "sender/batch"}},
+		"cmd/taskguard-endpoint/internal/store": {
+			own:   []string{"cmd/taskguard-endpoint/internal/ocsf", "collector/event", "sender/batch"},
+			other: []string{"github.com/parquet-go/parquet-go", "gocloud.dev"},
+		},
 		"cmd/taskguard-endpoint/internal/stream": {
 			own:   []string{"collector/event", "sender/batch"},
 			other: []string{"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "golang.org/x/sys/unix"},
