@@ -83,8 +83,8 @@ func rules() map[string]rule {
 		},
 		"cmd/taskguard-endpoint": {
 			own: []string{
-				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/stream",
-				"collector/event", "sender/batch",
+				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/store",
+				"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch",
 			},
 			other: []string{"github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},
 		},
@@ -93,7 +93,9 @@ func rules() map[string]rule {
 			own:   []string{"cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
 			other: []string{"golang.org/x/time/rate"},
 		},
-		"cmd/taskguard-endpoint/internal/ocsf": {own: []string{"collector/event", "sender/batch"}},
+		"cmd/taskguard-endpoint/internal/ocsf": {
+			own: []string{"collector/event", "sender/batch"}, other: []string{"golang.org/x/sys/unix"},
+		},
 		"cmd/taskguard-endpoint/internal/store": {
 			own:   []string{"cmd/taskguard-endpoint/internal/ocsf", "collector/event", "sender/batch"},
 			other: []string{"github.com/parquet-go/parquet-go", "gocloud.dev"},

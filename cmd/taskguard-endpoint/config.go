@@ -13,12 +13,14 @@ import (
 
 	"github.com/taskguard/taskguard/cmd/internal/settings"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/store"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/sender/batch"
 )
 
 // config is the configuration of serve: packaging/endpoint.yaml describes every field.
 type config struct {
+	Roles          []string
 	Listen         string
 	DataDir        string
 	CertFile       string
@@ -28,6 +30,7 @@ type config struct {
 	MaxBytes       int64
 	Retention      time.Duration
 	Stream         clusterConfig
+	Store          storeConfig
 	Identity       identityConfig
 	Limits         ingest.Limits
 	Connections    int
@@ -39,6 +42,7 @@ type config struct {
 
 func defaultConfig() config {
 	return config{
+		Roles: allRoles(), Store: storeConfig{MaxBytes: store.DefaultMaxFileBytes, Interval: store.DefaultMaxFileAge},
 		Listen: "127.0.0.1:8443", DataDir: "/var/lib/taskguard-endpoint", Hosts: []string{"localhost", "127.0.0.1", "::1"},
 		MaxBytes: stream.DefaultMaxBytes, Stream: clusterConfig{Replicas: 3}, Connections: 4096, RequestTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
 		Identity: identityConfig{SigV4Service: "execute-api"},
@@ -56,6 +60,21 @@ type clusterConfig struct {
 	CredentialsFile, CAFile, CertFile, KeyFile string
 }
 
+// storeConfig says where the role store keeps files.
+type storeConfig struct {
+	URL      string // empty is nowhere
+	MaxBytes int64
+	Interval time.Duration
+}
+
+// Roles of an endpoint.
+const (
+	roleIngest = "ingest"
+	roleStore  = "store"
+)
+
+func allRoles() []string { return []string{roleIngest, roleStore} }
+
 // minMaxBytes leaves room in the log for a few of the largest batches.
 const minMaxBytes = 16 << 20
 
@@ -64,6 +83,8 @@ type setting = settings.Setting[config]
 
 func allSettings() []setting {
 	all := []setting{
+		settings.List("roles", "ingest or store, once", len(allRoles()), func(c *config) *[]string { return &c.Roles },
+			func(v string) (string, bool) { return v, slices.Contains(allRoles(), v) }),
 		{Key: "listen", Want: "ADDRESS:PORT", Set: address(func(c *config) *string { return &c.Listen }, false)},
 		{Key: "data_dir", Want: "a path", Set: func(c *config, v string) bool {
 			c.DataDir = v
@@ -76,7 +97,7 @@ func allSettings() []setting {
 		{Key: "log.level", Want: settings.WantLevel,
 			Set: settings.Level(func(c *config) *slog.Level { return &c.LogLevel })},
 	}
-	return slices.Concat(all, tlsSettings(), streamSettings(), identitySettings(), limitSettings())
+	return slices.Concat(all, tlsSettings(), streamSettings(), storeSettings(), identitySettings(), limitSettings())
 }
 
 // validCluster reports whether each address of a cluster says how to reach it.
@@ -130,6 +151,19 @@ func streamSettings() []setting {
 	}
 }
 
+func storeSettings() []setting {
+	return []setting{
+		{Key: "store.url", Want: "s3://BUCKET?region=REGION, file:///FOLDER, or nothing", Set: func(c *config, v string) bool {
+			c.Store.URL = v
+			return v == "" || validBucket(v)
+		}},
+		{Key: "store.max_bytes", Want: "a size of 1MiB to 1GiB, such as 128MiB",
+			Set: settings.Bytes(func(c *config) *int64 { return &c.Store.MaxBytes }, 1<<20, 1<<30)},
+		{Key: "store.interval", Want: "a time of 1s to 1h, such as 5m",
+			Set: settings.Duration(func(c *config) *time.Duration { return &c.Store.Interval }, time.Second, time.Hour, false)},
+	}
+}
+
 func limitSettings() []setting {
 	return []setting{
 		{Key: "limits.body_bytes", Want: "a size of 64KiB to 4MiB",
@@ -176,6 +210,8 @@ func (c *config) validate() error {
 			"(--tls-cert and --tls-key, or --tls-self-signed)")
 	case (c.Stream.CertFile == "") != (c.Stream.KeyFile == ""):
 		return usagef("stream.cert_file and stream.key_file go together: want both or neither")
+	case len(c.Roles) == 0:
+		return usagef("roles is empty: want ingest, store or both")
 	case c.SelfSigned && len(c.Hosts) == 0:
 		return usagef("tls.hosts is empty: want the names that agents will use")
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/store"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
 )
@@ -22,6 +23,7 @@ import (
 // eventsConfig is what the flags of events say.
 type eventsConfig struct {
 	data  string
+	store string
 	kinds []string
 	since string
 	json  bool
@@ -44,7 +46,8 @@ func newEventsCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.data, "data", "", "folder that serve keeps everything in (required)")
+	f.StringVar(&c.data, "data", "", "folder that serve keeps everything in")
+	f.StringVar(&c.store, "store", "", "URL of the bucket that serve stores in, to read its files instead of --data: by class and hour")
 	f.BoolVarP(&c.query.follow, "follow", "f", false, "go on with what is received from now on")
 	f.BoolVar(&c.json, "json", false, "print one JSON object a line")
 	f.BoolVar(&c.query.count, "count", false, "print how many events there are of each kind instead")
@@ -56,8 +59,15 @@ func newEventsCommand() *cobra.Command {
 }
 
 func (c *eventsConfig) validate() (err error) {
-	if c.data == "" {
-		return usagef("--data is required: the folder that serve keeps everything in")
+	switch {
+	case c.data == "" && c.store == "":
+		return usagef("--data is required: the folder that serve keeps everything in (or --store)")
+	case c.data != "" && c.store != "":
+		return usagef("--data excludes --store")
+	case c.store != "" && c.query.follow:
+		return usagef("--store excludes --follow: files do not change")
+	case c.store != "" && !validBucket(c.store):
+		return usagef("--store: want s3://BUCKET?region=REGION or file:///FOLDER")
 	}
 	if c.query.follow && c.query.count {
 		return usagef("--follow excludes --count, which has no end to wait for")
@@ -85,6 +95,9 @@ func showEvents(ctx context.Context, c eventsConfig, stdout, stderr io.Writer) e
 }
 
 func (c *eventsConfig) read(ctx context.Context, out *bufio.Writer, color bool, stderr io.Writer) error {
+	if c.store != "" {
+		return c.readBucket(ctx, out, color)
+	}
 	served, err := dialServe(ctx, c.data)
 	if err != nil {
 		return err
@@ -101,28 +114,43 @@ func (c *eventsConfig) readFolder(ctx context.Context, out *bufio.Writer, color 
 	if c.query.follow {
 		return fmt.Errorf("follow events: no serve runs on %s: start it", c.data)
 	}
-	store, err := stream.Open(ctx, stream.Config{Dir: c.data, ReadOnly: true})
+	log, err := stream.Open(ctx, stream.Config{Dir: c.data, ReadOnly: true})
 	if errors.Is(err, stream.ErrLocked) {
 		return fmt.Errorf("%w, which does not answer on %s: is serve starting or stopping? try again", err, socketFile)
 	}
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer log.Close()
+	return c.show(out, color, func(to sink) error {
+		gaps, err := readEvents(ctx, log, c.query, to, nil)
+		return firstError(err, gapsError(gaps))
+	})
+}
+
+// readBucket reads the files that the role store has written.
+func (c *eventsConfig) readBucket(ctx context.Context, out *bufio.Writer, color bool) error {
+	return c.show(out, color, func(to sink) error {
+		return store.Events(ctx, c.store, c.query.since, func(e *event.Event) error {
+			if !c.query.match(e) {
+				return nil
+			}
+			return to.Print(e)
+		})
+	})
+}
+
+// show has events read, and prints them, or how many there are of each kind.
+func (c *eventsConfig) show(out *bufio.Writer, color bool, read func(sink) error) error {
 	if c.query.count {
 		n := counts{}
-		gaps, err := readEvents(ctx, store, c.query, n, nil)
-		if err != nil {
-			return err
-		}
-		return firstError(printCounts(out, n, c.json), gapsError(gaps))
+		err := read(n)
+		return firstError(printCounts(out, n, c.json), err)
 	}
-	var to sink = event.NewPrinter(out, color)
 	if c.json {
-		to = jsonLines{json.NewEncoder(out)}
+		return read(jsonLines{json.NewEncoder(out)})
 	}
-	gaps, err := readEvents(ctx, store, c.query, to, nil)
-	return firstError(err, gapsError(gaps))
+	return read(event.NewPrinter(out, color))
 }
 
 func printCounts(w io.Writer, n counts, asJSON bool) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/store"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
@@ -26,7 +27,8 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 }
 
-func newMetrics(store *stream.Store, handler *ingest.Handler) (*metrics, error) {
+// newMetrics returns the metrics of all parts; stores is nil where that role is not.
+func newMetrics(log *stream.Store, handler *ingest.Handler, stores *store.Store) (*metrics, error) {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -36,7 +38,7 @@ func newMetrics(store *stream.Store, handler *ingest.Handler) (*metrics, error) 
 	}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.duration,
-		ingestMetrics{handler}, streamMetrics{store},
+		ingestMetrics{handler}, streamMetrics{log}, storeMetrics{stores},
 	} {
 		if err := m.registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,7 +117,11 @@ func (c *config) start(ctx context.Context, s *serving) error {
 		return err
 	}
 	s.start("local socket", local.serve, func() { local.end(0) }) // readers may follow for ever
-	metrics, err := newMetrics(store, handler)
+	stores, err := c.startStore(ctx, s, store)
+	if err != nil {
+		return err
+	}
+	metrics, err := newMetrics(store, handler, stores)
 	if err != nil {
 		return err
 	}
@@ -126,6 +131,10 @@ func (c *config) start(ctx context.Context, s *serving) error {
 			return err
 		}
 		s.start("metrics", scraped.serve, func() { scraped.end(0) })
+	}
+	if !slices.Contains(c.Roles, roleIngest) {
+		s.log.Info("serving without agents", "roles", c.Roles, "data", c.DataDir)
+		return nil
 	}
 	agents, err := listenAgents(*c, certificate, agentsAre, s.log, metrics.timed(handler))
 	if err != nil {

@@ -44,6 +44,8 @@ func TestClusterSurvivesKills(t *testing.T) {
 			}
 		}
 	})
+	bucket := "file://" + filepath.Join(dir, "bucket")
+	c.flags = []string{"--set", "store.url=" + bucket, "--set", "store.interval=2s"}
 	if err := c.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -106,21 +108,41 @@ func TestClusterSurvivesKills(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stored, seen := uint64(0), map[string]bool{}
-		for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); stored++ {
-			var e event.Event
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.File == nil {
-				t.Fatalf("%v: %s", err, lines.Bytes())
-			}
-			if seen[e.File.Path] || !want[e.File.Path] {
-				t.Errorf("%s is stored twice, or was never sent", e.File.Path)
-			}
-			seen[e.File.Path] = true
+		wantOnce(t, fmt.Sprintf("endpoint %d reads from the log", i), out, want)
+	}
+	var out []byte
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		out, err = exec.Command(filepath.Join(bin, "taskguard-endpoint"), "events", "--json", "--store", bucket).Output()
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Logf("endpoint %d reads %d events, %d of them different; %d were acknowledged", i, stored, len(seen), acked)
-		if stored != acked || len(seen) != len(want) {
-			t.Errorf("endpoint %d has %d events, %d different, want %d", i, stored, len(seen), len(want))
+		if bytes.Count(out, []byte("\n")) >= len(want) || time.Now().After(end) {
+			break
 		}
+	}
+	wantOnce(t, "the bucket has", out, want)
+	if acked != uint64(len(want)) {
+		t.Errorf("%d events were acknowledged, %d emitted", acked, len(want))
+	}
+}
+
+// wantOnce checks that the printed events are those wanted, each once.
+func wantOnce(t *testing.T, who string, out []byte, want map[string]bool) {
+	t.Helper()
+	stored, seen := 0, map[string]bool{}
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); stored++ {
+		var e event.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.File == nil {
+			t.Fatalf("%v: %s", err, lines.Bytes())
+		}
+		if seen[e.File.Path] || !want[e.File.Path] {
+			t.Errorf("%s is there twice, or was never sent", e.File.Path)
+		}
+		seen[e.File.Path] = true
+	}
+	t.Logf("%s %d events, %d of them different; %d were emitted", who, stored, len(seen), len(want))
+	if stored != len(want) || len(seen) != len(want) {
+		t.Errorf("%s %d events, %d different, want %d", who, stored, len(seen), len(want))
 	}
 }
 

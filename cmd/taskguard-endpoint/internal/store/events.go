@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +20,8 @@ import (
 // clockSlack is how far a host's clock may be ahead of the endpoint's for Events to find what it told.
 const clockSlack = 5 * time.Minute
 
-// Events gives fn the events of the files in a bucket, in the order of their folders: by account, region and hour. It
+// Events gives fn the events of the files in a bucket, in the order of their folders: by class, account, region
+// and hour. It
 // leaves out hours that ended before since, which is not to say that no event from before it is given. It ends with the
 // first error of fn. Of the bucket's files one at a time is on this machine, without a name, in os.TempDir.
 func Events(ctx context.Context, url string, since time.Time, fn func(*event.Event) error) error {
@@ -98,15 +98,11 @@ func (b *blobs) readFile(ctx context.Context, name string, fn func(*event.Event)
 
 // original is what of a row is needed to have its event back.
 type original struct {
-	OCSF string `parquet:"ocsf"`
+	Unmapped ocsf.Object `parquet:"unmapped,json"`
 }
 
 func (r *original) give(fn func(*event.Event) error) error {
-	var o ocsf.Event
-	if err := json.Unmarshal([]byte(r.OCSF), &o); err != nil {
-		return fmt.Errorf("decode ocsf event: %w", err)
-	}
-	e, err := o.Original()
+	e, err := r.Unmapped.Event()
 	if err != nil {
 		return err
 	}

@@ -10,15 +10,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/parquet-go/parquet-go"
-
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ocsf"
 	"github.com/taskguard/taskguard/collector/event"
 )
 
 const (
 	// rowGroupBytes bounds the rows of a partition that are in memory, before compression, but for the last one.
 	rowGroupBytes = 16 << 20
-	// maxFiles is how many files a plan has at most but for those of its last batch, which has one.
+	// maxFiles is how many files a plan has at most but for those of its last batch, which has one for each class.
 	maxFiles = 64
 	// maxFolderName bounds what an agent says its account or region is.
 	maxFolderName = 32
@@ -38,7 +37,7 @@ func (p *partition) grow() *growth { return &growth{p: p, files: map[string]*fil
 type file struct {
 	name    string // in the bucket
 	temp    *os.File
-	w       *parquet.GenericWriter[row]
+	w       rows
 	written int64
 	rows    int64
 }
@@ -49,20 +48,20 @@ func (g *growth) add(m Message) error {
 	if len(m.Batch.Events) == 0 {
 		return nil
 	}
-	f, err := g.file(folder(&m.Batch.Host, m.Stored))
-	if err != nil {
-		return err
-	}
-	var one [1]row
 	for i := range m.Batch.Events {
-		if err := one[0].set(&m, i); err != nil {
+		row, err := ocsf.From(m.Batch, i)
+		if err != nil {
 			return err
 		}
-		if _, err := f.w.Write(one[:]); err != nil {
+		f, err := g.file(folder(row.Of().Name, &m.Batch.Host, m.Stored), row)
+		if err != nil {
+			return err
+		}
+		if err := f.w.write(row); err != nil {
 			return fmt.Errorf("write parquet: %w", err)
 		}
 		f.rows++
-		if g.buffered += one[0].size(); g.buffered >= g.p.inMemory {
+		if g.buffered += sizeOf(row); g.buffered >= g.p.inMemory {
 			if err := g.flush(); err != nil {
 				return err
 			}
@@ -91,7 +90,8 @@ func (g *growth) full(limit int64) bool {
 	return size >= limit || len(g.files) >= maxFiles
 }
 
-func (g *growth) file(folder string) (*file, error) {
+// file returns the file of a folder, which one row of its class says how to make.
+func (g *growth) file(folder string, of ocsf.Row) (*file, error) {
 	if f := g.files[folder]; f != nil {
 		return f, nil
 	}
@@ -104,7 +104,7 @@ func (g *growth) file(folder string) (*file, error) {
 		return nil, fmt.Errorf("unlink file to grow: %w", err)
 	}
 	f := &file{temp: temp}
-	f.w = parquet.NewGenericWriter[row](f, parquet.Compression(g.p.codec), parquet.CreatedBy("taskguard", "", ""))
+	f.w = newRows(of, f, g.p.codec)
 	g.files[folder] = f
 	return f, nil
 }
@@ -138,11 +138,11 @@ func (g *growth) discard() {
 	clear(g.files)
 }
 
-// folder is where the events of a batch go: by the account and region of the host, and by the day and hour in which the
-// endpoint stored the batch. By the time of the events an agent whose clock is wrong could fill any folder.
-func folder(h *event.Host, stored time.Time) string {
+// folder is where the events of a class and batch go: by the account and region of the host, and by the day and hour in
+// which the endpoint stored the batch. By the time of the events an agent whose clock is wrong could fill any folder.
+func folder(class string, h *event.Host, stored time.Time) string {
 	t := stored.UTC()
-	return fmt.Sprintf("account=%s/region=%s/day=%s/hour=%02d", folderName(h.AccountID), folderName(h.Region),
+	return fmt.Sprintf("%s/account=%s/region=%s/day=%s/hour=%02d", class, folderName(h.AccountID), folderName(h.Region),
 		t.Format(time.DateOnly), t.Hour())
 }
 

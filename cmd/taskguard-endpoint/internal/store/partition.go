@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// leaveTimeout bounds the last commit of who is told to stop.
+const leaveTimeout = time.Minute
+
 // position is the state of a partition. Files are written in three steps, of which the second may be done by several
 // replicas any number of times: the state gets the plan, the planned files are put, the state moves on. Whoever finds a
 // plan finishes it before anything else, and whoever's state was changed by another has nothing to write.
@@ -113,6 +116,9 @@ func (p *partition) follow(ctx context.Context) error {
 			}
 		case <-age.C:
 		case err := <-in.end:
+			if ctx.Err() != nil {
+				return p.leave(ctx, g)
+			}
 			if err != nil {
 				return fmt.Errorf("read partition %d: %w", p.number, err)
 			}
@@ -124,6 +130,13 @@ func (p *partition) follow(ctx context.Context) error {
 		g.discard()
 		g = p.grow()
 	}
+}
+
+// leave commits what was read when there is to be no more. Should another replica have the partition by now, that fails.
+func (p *partition) leave(ctx context.Context, g *growth) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	return p.commit(ctx, g)
 }
 
 // commit makes what g has visible.
@@ -286,6 +299,6 @@ func (p *partition) read(ctx context.Context, after uint64) *reading {
 func (p *partition) gap(discarded, damaged uint64) {
 	p.discarded.Add(discarded)
 	p.damaged.Add(damaged)
-	p.log.Warn("batches are lost to the store: the log could not give them", "partition", p.number,
-		"discarded", discarded, "damaged", damaged)
+	p.log.Warn("the log could not give all: if discarded messages were of this partition, they are not stored",
+		"partition", p.number, "discarded", discarded, "damaged", damaged)
 }

@@ -1,5 +1,5 @@
 // Package store is the role that keeps events for good: it reads the log, partition by partition, and writes OCSF
-// events as Parquet files to a bucket.
+// events as Parquet files to a bucket, one for each class, with all its attributes as columns.
 //
 // It promises: every event of the log is in exactly one row of the files that are visible in the bucket, whatever fails
 // and whenever this process or the machine stops, but for what the log discarded before it was read, which is counted;
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,7 +75,7 @@ type Config struct {
 	Owner      string // this replica; no two have the same
 
 	// Dir is where files grow before they go to the bucket; they have no name there and take at most MaxFileBytes a
-	// partition. "" means os.TempDir.
+	// partition. It is made if it is not there. "" means os.TempDir.
 	Dir string
 	// MaxFileBytes is the size from which on files are closed; they are a few MiB longer at most. 0 means 128 MiB.
 	MaxFileBytes int64
@@ -91,7 +92,7 @@ type Stats struct {
 	Events    uint64 `json:"events"`    // stored
 	Files     uint64 `json:"files"`     // stored
 	Bytes     uint64 `json:"bytes"`     // of those files
-	Discarded uint64 `json:"discarded"` // batches that the log discarded before they were read
+	Discarded uint64 `json:"discarded"` // messages that the log discarded before they were reached, of all partitions: these or fewer are lost
 	Damaged   uint64 `json:"damaged"`   // batches that the log could not give
 	Failures  uint64 `json:"failures"`  // times that work on a partition was broken off, to be taken up again
 	Held      int    `json:"held"`      // partitions that this replica has now
@@ -119,6 +120,11 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.MaxFileAge = cmp.Or(cfg.MaxFileAge, DefaultMaxFileAge)
 	cfg.LeaseTTL = cmp.Or(cfg.LeaseTTL, DefaultLeaseTTL)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Dir != "" {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make store: %w", err)
+		}
+	}
 	b, err := openBucket(ctx, cfg.URL)
 	if err != nil {
 		return nil, err
@@ -145,8 +151,8 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// Run stores until ctx is done, and returns nil then. What failed is tried again. What was read and is not yet in a file
-// is read again by who has the partition next.
+// Run stores until ctx is done; then it makes what it has read visible, if that takes no longer than leaveTimeout, and
+// returns nil. What failed is tried again.
 func (s *Store) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	all.Go(func() { s.keepShare(ctx) })

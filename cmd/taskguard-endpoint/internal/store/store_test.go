@@ -168,9 +168,9 @@ func TestAgeAndFolders(t *testing.T) {
 			folders = append(folders, name[:strings.LastIndex(name, "/")])
 		}
 		want := []string{
-			"account=111122223333/region=eu-west-1/day=2026-11-24/hour=09",
-			"account=111122223333/region=eu-west-1/day=2026-11-24/hour=10",
-			"account=unknown/region=eu-west-1/day=2026-11-24/hour=10",
+			"file_activity/account=111122223333/region=eu-west-1/day=2026-11-24/hour=09",
+			"file_activity/account=111122223333/region=eu-west-1/day=2026-11-24/hour=10",
+			"file_activity/account=unknown/region=eu-west-1/day=2026-11-24/hour=10",
 		}
 		if fmt.Sprint(folders) != fmt.Sprint(want) {
 			t.Errorf("folders %s, want %s", folders, want)
@@ -181,6 +181,33 @@ func TestAgeAndFolders(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Who is told to stop makes visible what it has read, and leaves the partition to others.
+func TestStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.ends = false
+		w.fill()
+		ctx, cancel := context.WithCancel(t.Context())
+		role := (&replica{world: w}).role(t, "a")
+		role.cfg.MaxFileBytes = DefaultMaxFileBytes
+		done := make(chan error)
+		go func() { done <- role.Run(ctx) }()
+		synctest.Wait()
+		if _, names := w.visible(t); len(names) != 0 {
+			t.Errorf("too early: %s", names)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.account(t, "stopped")
+		time.Sleep(time.Second)
+		if ok, err := (&replica{world: w}).Lease(t.Context(), "store-0", "b", time.Hour); !ok || err != nil {
+			t.Errorf("the lease is kept (%v)", err)
 		}
 	})
 }

@@ -192,7 +192,7 @@ func (r *replica) role(t *testing.T, owner string) *Store {
 	t.Helper()
 	return &Store{
 		cfg: Config{
-			Log: r, States: r, Leases: r, Partitions: 1, Owner: owner, Dir: t.TempDir(), MaxFileBytes: 24 << 10,
+			Log: r, States: r, Leases: r, Partitions: 1, Owner: owner, Dir: t.TempDir(), MaxFileBytes: 6 << 10,
 			MaxFileAge: DefaultMaxFileAge, LeaseTTL: DefaultLeaseTTL,
 		},
 		log: slog.New(slog.DiscardHandler), bucket: r, codec: &parquet.Uncompressed, inMemory: rowGroupBytes,
@@ -252,8 +252,15 @@ func (w *world) appended() map[key]int {
 	return want
 }
 
+// identity is what of a row tells which event it is.
+type identity struct {
+	Metadata struct {
+		UID string `parquet:"uid"`
+	} `parquet:"metadata"`
+}
+
 // visible reads every file there is, all of which have to be complete.
-func (w *world) visible(t *testing.T) (rows []row, names []string) {
+func (w *world) visible(t *testing.T) (rows []identity, names []string) {
 	t.Helper()
 	ctx := context.Background()
 	list := w.List(nil)
@@ -272,7 +279,7 @@ func (w *world) visible(t *testing.T) (rows []row, names []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		some, err := parquet.Read[row](bytes.NewReader(data), int64(len(data)))
+		some, err := parquet.Read[identity](bytes.NewReader(data), int64(len(data)))
 		if err != nil {
 			t.Fatalf("%s: %v", o.Key, err)
 		}
@@ -286,7 +293,11 @@ func (w *world) account(t *testing.T, what string) {
 	want, got := w.appended(), map[key]int{}
 	rows, names := w.visible(t)
 	for _, r := range rows {
-		got[key{r.Agent, r.Epoch, r.Sequence, r.Index}]++
+		k := key{agent: r.Metadata.UID[:36]}
+		if _, err := fmt.Sscanf(r.Metadata.UID[36:], "-%d-%d-%d", &k.epoch, &k.sequence, &k.index); err != nil {
+			t.Errorf("uid %q: %v", r.Metadata.UID, err)
+		}
+		got[k]++
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("%s: %d rows are\n%v\nwant\n%v\nin %s", what, len(rows), got, want, strings.Join(names, "\n"))
