@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults outage cluster demo clean
+.PHONY: help build generate generate-check lint test test-vm rungs fuzz bench memory stress churn wire test-faults outage cluster capacity demo clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Static, so that one binary runs on every distribution; no VCS stamp, which needs a git that trusts the clone.
@@ -57,6 +57,10 @@ outage: ## Print how an hour's backlog at 1,000 events/s is delivered, by a simu
 cluster: build ## Run a log of three servers and two endpoints that share it on this host, until Ctrl-C
 	@go build -o bin/tools/ ./scripts/cluster github.com/nats-io/nats-server/v2
 	@bin/tools/cluster
+
+capacity: build ## Measure what one endpoint takes from 500 agents on one core and on two, CAPACITY_SECONDS (20) each
+	@go build -o bin/tools/ ./scripts/capacity
+	@bin/tools/capacity -seconds "$${CAPACITY_SECONDS:-20}"
 
 rungs: ## Print which rung of the ladder won, by kind and kernel, in the last runs of test and test-vm
 	@go run ./scripts/vm -rungs

@@ -107,7 +107,7 @@ func rules() map[string]rule {
 
 		"packaging/aws": {}, // tests only
 
-		"scripts/auditd": {}, "scripts/bench": {}, "scripts/cluster": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
+		"scripts/auditd": {}, "scripts/bench": {}, "scripts/capacity": {}, "scripts/cluster": {}, "scripts/demo": {}, "scripts/dockertest": {}, "scripts/e2e": {},
 		"scripts/ecstest": {}, "scripts/faults": {}, "scripts/imdstest": {}, "scripts/leaktest": {}, "scripts/memory": {},
 		"scripts/stack": {}, "scripts/storm": {}, "scripts/stress": {}, "scripts/suite": {}, "scripts/tiers": {},
 		"scripts/tiny": {}, "scripts/vm": {}, "scripts/wire": {},

@@ -138,7 +138,7 @@ func (a *agent) issues(from, to marks, upload *sender.Upload) (codes []string) {
 	}{
 		{event.IssueEventsLost, to.lost > from.lost},
 		{event.IssueSpoolEvicting, to.evicted > from.evicted},
-		{event.IssueSpoolUnwritable, to.unwritten > from.unwritten},
+		{event.IssueSpoolUnwritable, to.unwritten > from.unwritten || a.spool.Stats().Memory > 0},
 		{event.IssueUploadFailing, upload.Problem != "" && time.Since(upload.Since) > heartbeatInterval},
 		{event.IssueBatchesRejected, to.rejected > from.rejected},
 		{event.IssueClockSkewed, a.skew != nil && a.skew().Abs() > maxSkew},
