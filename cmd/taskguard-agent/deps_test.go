@@ -83,12 +83,17 @@ func rules() map[string]rule {
 		},
 		"cmd/taskguard-endpoint": {
 			own: []string{
-				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/store",
+				"cmd/internal/settings", "cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/coverage",
+				"cmd/taskguard-endpoint/internal/ingest", "cmd/taskguard-endpoint/internal/store",
 				"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch",
 			},
-			other: []string{"github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},
+			other: []string{"github.com/aws/aws-sdk-go-v2", "github.com/prometheus/client_golang", "github.com/spf13/cobra", "golang.org/x/term"},
 		},
 		"cmd/taskguard-endpoint/internal/auth": {own: []string{"collector/event"}},
+		"cmd/taskguard-endpoint/internal/coverage": {
+			own:   []string{"cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
+			other: []string{"github.com/aws/aws-sdk-go-v2"},
+		},
 		"cmd/taskguard-endpoint/internal/ingest": {
 			own:   []string{"cmd/taskguard-endpoint/internal/auth", "cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch"},
 			other: []string{"golang.org/x/time/rate"},

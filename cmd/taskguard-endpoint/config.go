@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskguard/taskguard/cmd/internal/settings"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/coverage"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/store"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
@@ -31,6 +32,7 @@ type config struct {
 	Retention      time.Duration
 	Stream         clusterConfig
 	Store          storeConfig
+	Coverage       coverageConfig
 	Identity       identityConfig
 	Limits         ingest.Limits
 	Connections    int
@@ -43,7 +45,8 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		Roles: allRoles(), Store: storeConfig{MaxBytes: store.DefaultMaxFileBytes, Interval: store.DefaultMaxFileAge},
-		Listen: "127.0.0.1:8443", DataDir: "/var/lib/taskguard-endpoint", Hosts: []string{"localhost", "127.0.0.1", "::1"},
+		Coverage: coverageConfig{Unseen: coverage.DefaultUnseen},
+		Listen:   "127.0.0.1:8443", DataDir: "/var/lib/taskguard-endpoint", Hosts: []string{"localhost", "127.0.0.1", "::1"},
 		MaxBytes: stream.DefaultMaxBytes, Stream: clusterConfig{Replicas: 3}, Connections: 4096, RequestTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
 		Identity: identityConfig{SigV4Service: "execute-api"},
 		Limits: ingest.Limits{
@@ -67,13 +70,22 @@ type storeConfig struct {
 	Interval time.Duration
 }
 
+// coverageConfig says when an agent counts as gone, and who is told of what changes, beside the log.
+type coverageConfig struct {
+	Unseen    time.Duration
+	Webhook   string // empty is none, as is an empty bus
+	EventBus  string
+	BusRegion string
+}
+
 // Roles of an endpoint.
 const (
-	roleIngest = "ingest"
-	roleStore  = "store"
+	roleIngest   = "ingest"
+	roleStore    = "store"
+	roleCoverage = "coverage"
 )
 
-func allRoles() []string { return []string{roleIngest, roleStore} }
+func allRoles() []string { return []string{roleIngest, roleStore, roleCoverage} }
 
 // minMaxBytes leaves room in the log for a few of the largest batches.
 const minMaxBytes = 16 << 20
@@ -83,7 +95,7 @@ type setting = settings.Setting[config]
 
 func allSettings() []setting {
 	all := []setting{
-		settings.List("roles", "ingest or store, once", len(allRoles()), func(c *config) *[]string { return &c.Roles },
+		settings.List("roles", "ingest, store or coverage, once", len(allRoles()), func(c *config) *[]string { return &c.Roles },
 			func(v string) (string, bool) { return v, slices.Contains(allRoles(), v) }),
 		{Key: "listen", Want: "ADDRESS:PORT", Set: address(func(c *config) *string { return &c.Listen }, false)},
 		{Key: "data_dir", Want: "a path", Set: func(c *config, v string) bool {
@@ -97,7 +109,7 @@ func allSettings() []setting {
 		{Key: "log.level", Want: settings.WantLevel,
 			Set: settings.Level(func(c *config) *slog.Level { return &c.LogLevel })},
 	}
-	return slices.Concat(all, tlsSettings(), streamSettings(), storeSettings(), identitySettings(), limitSettings())
+	return slices.Concat(all, tlsSettings(), streamSettings(), storeSettings(), coverageSettings(), identitySettings(), limitSettings())
 }
 
 // validCluster reports whether each address of a cluster says how to reach it.
@@ -164,6 +176,22 @@ func storeSettings() []setting {
 	}
 }
 
+func coverageSettings() []setting {
+	return []setting{
+		{Key: "coverage.unseen", Want: "a time of 2m to 24h, such as 5m",
+			Set: settings.Duration(func(c *config) *time.Duration { return &c.Coverage.Unseen }, 2*time.Minute, 24*time.Hour, false)},
+		{Key: "coverage.webhook", Want: "https://HOST/PATH, or nothing", Set: func(c *config, v string) bool {
+			u, err := url.Parse(v)
+			c.Coverage.Webhook = v
+			return v == "" || err == nil && u.Scheme == "https" && u.Host != ""
+		}},
+		{Key: "coverage.event_bus", Want: "the name or ARN of an event bus, or nothing",
+			Set: filePath(func(c *config) *string { return &c.Coverage.EventBus })},
+		{Key: "coverage.region", Want: "the event bus's region, or nothing for this host's",
+			Set: filePath(func(c *config) *string { return &c.Coverage.BusRegion })},
+	}
+}
+
 func limitSettings() []setting {
 	return []setting{
 		{Key: "limits.body_bytes", Want: "a size of 64KiB to 4MiB",
@@ -211,7 +239,7 @@ func (c *config) validate() error {
 	case (c.Stream.CertFile == "") != (c.Stream.KeyFile == ""):
 		return usagef("stream.cert_file and stream.key_file go together: want both or neither")
 	case len(c.Roles) == 0:
-		return usagef("roles is empty: want ingest, store or both")
+		return usagef("roles is empty: want ingest, store, coverage or several")
 	case c.SelfSigned && len(c.Hosts) == 0:
 		return usagef("tls.hosts is empty: want the names that agents will use")
 	}

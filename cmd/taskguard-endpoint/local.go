@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/coverage"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
@@ -20,7 +21,8 @@ const (
 )
 
 // localHandler is the read API on the unix socket: GET /v1/events gives events as one JSON object a line, or with
-// count=1 one object with their numbers; GET /v1/status says how serve fares.
+// count=1 one object with their numbers; GET /v1/coverage gives the resources of the role coverage; GET /v1/status says
+// how serve fares.
 type localHandler struct {
 	store   *stream.Store
 	counts  func() ingest.Counts
@@ -32,6 +34,7 @@ func newLocalHandler(store *stream.Store, counts func() ingest.Counts) http.Hand
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/events", h.events)
 	mux.HandleFunc("GET /v1/status", h.status)
+	mux.HandleFunc("GET /v1/coverage", h.coverage)
 	return mux
 }
 
@@ -43,6 +46,16 @@ func (h *localHandler) status(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"version": endpointVersion(), "requests": h.counts(), "log": log})
+}
+
+func (h *localHandler) coverage(w http.ResponseWriter, r *http.Request) {
+	list, err := coverage.List(r.Context(), h.store)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(list)
 }
 
 func (h *localHandler) events(w http.ResponseWriter, r *http.Request) {

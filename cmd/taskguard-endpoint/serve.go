@@ -121,6 +121,9 @@ func (c *config) start(ctx context.Context, s *serving) error {
 	if err != nil {
 		return err
 	}
+	if err := c.startCoverage(ctx, s, store); err != nil {
+		return err
+	}
 	metrics, err := newMetrics(store, handler, stores)
 	if err != nil {
 		return err
