@@ -76,6 +76,7 @@ type coverageConfig struct {
 	Webhook   string // empty is none, as is an empty bus
 	EventBus  string
 	BusRegion string
+	ECS       bool // whether ECS is asked what clusters have
 }
 
 // Roles of an endpoint.
@@ -187,6 +188,7 @@ func coverageSettings() []setting {
 		}},
 		{Key: "coverage.event_bus", Want: "the name or ARN of an event bus, or nothing",
 			Set: filePath(func(c *config) *string { return &c.Coverage.EventBus })},
+		{Key: "coverage.ecs", Want: "true or false", Set: settings.Bool(func(c *config) *bool { return &c.Coverage.ECS })},
 		{Key: "coverage.region", Want: "the event bus's region, or nothing for this host's",
 			Set: filePath(func(c *config) *string { return &c.Coverage.BusRegion })},
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/spf13/cobra"
 
@@ -31,16 +32,23 @@ func (c *config) startCoverage(ctx context.Context, s *serving, log *stream.Stor
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}})
 	}
-	if c.Coverage.EventBus != "" {
+	cfg := coverage.Config{
+		Log: log, States: log, Leases: log, Owner: replicaName(), Unseen: c.Coverage.Unseen, Logger: s.log,
+	}
+	if c.Coverage.EventBus != "" || c.Coverage.ECS {
 		found, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(c.Coverage.BusRegion), awsconfig.WithEC2IMDSRegion())
 		if err != nil {
-			return fmt.Errorf("find credentials for the event bus: %w", err)
+			return fmt.Errorf("find aws credentials for coverage: %w", err)
 		}
-		sinks = append(sinks, coverage.EventBridge{Client: eventbridge.NewFromConfig(found), Bus: c.Coverage.EventBus})
+		if c.Coverage.EventBus != "" {
+			sinks = append(sinks, coverage.EventBridge{Client: eventbridge.NewFromConfig(found), Bus: c.Coverage.EventBus})
+		}
+		if c.Coverage.ECS {
+			cfg.ECS = ecs.NewFromConfig(found)
+		}
 	}
-	role, err := coverage.New(coverage.Config{
-		Log: log, States: log, Leases: log, Owner: replicaName(), Sinks: sinks, Unseen: c.Coverage.Unseen, Logger: s.log,
-	})
+	cfg.Sinks = sinks
+	role, err := coverage.New(cfg)
 	if err != nil {
 		return err
 	}

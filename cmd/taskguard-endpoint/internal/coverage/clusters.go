@@ -21,6 +21,7 @@ type clusters struct {
 	role     *Role
 	state    kept[map[string]Resource]
 	revision uint64
+	asked    map[string]asked // by cluster
 }
 
 func (c *clusters) run(ctx context.Context) (err error) {
@@ -48,6 +49,7 @@ func (c *clusters) look(ctx context.Context, now time.Time) (err error) {
 		if !ok && len(next) >= maxClusters {
 			continue
 		}
+		c.compare(ctx, &r, now)
 		r.UpdatedAt = before.UpdatedAt
 		if r.Status != before.Status {
 			r.UpdatedAt = now.UTC()

@@ -67,11 +67,13 @@ type Sink interface {
 
 // Config says what a role works with.
 type Config struct {
-	Log    Log           // required
-	States States        // required
-	Leases Leases        // required
-	Owner  string        // of this replica, which no other has; required
-	Sinks  []Sink        // each is told of every change
+	Log    Log    // required
+	States States // required
+	Leases Leases // required
+	Owner  string // of this replica, which no other has; required
+	Sinks  []Sink // each is told of every change
+	// ECS says how many container instances a cluster has. Nil: those that were heard of.
+	ECS    ListContainerInstances
 	Unseen time.Duration // after which an agent counts as disconnected; 0 is DefaultUnseen
 	Logger *slog.Logger  // nil is no log
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
@@ -416,6 +417,51 @@ func TestEventBridge(t *testing.T) {
 	answer = `{"FailedEntryCount":1,"Entries":[{"ErrorCode":"ThrottlingException","ErrorMessage":"slow down"}]}`
 	if err := sink.Tell(t.Context(), change()); err == nil || !strings.Contains(err.Error(), "ThrottlingException") {
 		t.Errorf("%v, want what was refused", err)
+	}
+}
+
+// A cluster with a container instance that has no agent is not covered. Wire format by AWS's own client.
+func TestECSIsAsked(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		text, _ := io.ReadAll(r.Body)
+		if !strings.Contains(string(text), "cluster/prod") || !strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".ListContainerInstances") {
+			t.Errorf("%s %s", r.Header.Get("X-Amz-Target"), text)
+		}
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		if strings.Contains(string(text), "nextToken") {
+			_, _ = io.WriteString(w, `{"containerInstanceArns":["b"]}`)
+		} else {
+			_, _ = io.WriteString(w, `{"containerInstanceArns":["a"],"nextToken":"2"}`)
+		}
+	}))
+	defer server.Close()
+	world := newWorld()
+	role, err := New(Config{Log: world, States: world, Leases: world, Owner: "a", ECS: ecs.New(ecs.Options{
+		BaseEndpoint: aws.String(server.URL), Credentials: credentials.NewStaticCredentialsProvider("a", "b", ""),
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := worker{role: role, state: kept[instances]{Now: instances{Agents: map[string]*instance{}}}}
+	w.take(&stream.Message{Sequence: 1, Stored: time.Now(), Batch: &batch.Batch{Header: batch.Header{Host: host}, Events: []event.Event{beat()}}})
+	if err := w.look(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	c := clusters{role: role}
+	for range 3 {
+		if err := c.look(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := List(t.Context(), world)
+	if err != nil || len(list) != 2 || list[0].Status != Unhealthy || list[0].Issue != "No Agent Reporting" ||
+		list[0].Details.ECS.ContainerInstances != (ContainerInstanceDetails{Covered: 1, Compatible: 2}) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if asked != 2 { // two pages, once
+		t.Errorf("ecs was asked %d times", asked)
 	}
 }
 
