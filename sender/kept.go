@@ -14,10 +14,13 @@ import (
 // It is saved after each batch: there are more only when it could not be.
 const maxDecoded = 256
 
-// openLedger goes on with the ledger of the run before.
-func (s *Sender) openLedger() ledger {
+// openLedger goes on with the ledger of the run before. last is the highest epoch that earlier runs have left.
+func (s *Sender) openLedger() (l ledger, last uint64) {
+	for _, lane := range s.cfg.Spool.Lanes() {
+		last = max(last, lane.Epoch)
+	}
 	if s.cfg.LedgerFile == "" {
-		return newLedger(s.cfg.Spool.Stats().Events)
+		return newLedger(s.cfg.Spool.Stats().Events), last
 	}
 	s.file.path = s.cfg.LedgerFile
 	s.file.trouble.log, s.file.trouble.over = s.cfg.Logger, "ledger is kept again"
@@ -26,16 +29,16 @@ func (s *Sender) openLedger() ledger {
 		s.file.trouble.is(rootText(err), "cannot open the ledger, it begins anew: repair the state directory", "error", err)
 	}
 	if kept == nil {
-		return newLedger(s.cfg.Spool.Stats().Events)
+		return newLedger(s.cfg.Spool.Stats().Events), last
 	}
 	for _, of := range kept.Leaving {
 		if err := s.cfg.Spool.Withdraw(of.Epoch, of.Sequence, of.Cause); err != nil {
 			s.cfg.Logger.Warn("cannot keep a batch that was set aside", "batch", of.Sequence, "error", err)
 		}
 	}
-	l := kept.ledger()
+	l = kept.ledger()
 	l.reconcile(s.found(kept))
-	return l
+	return l, max(last, kept.Epoch)
 }
 
 // found is what is in the spool at the start.

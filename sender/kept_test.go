@@ -286,3 +286,27 @@ func next(s *spool.Spool) (spool.Entry, bool) {
 	}
 	return s.Next(lanes[0].Epoch)
 }
+
+// A clock that was set back between two runs, and again, changes no account.
+func TestClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := newDisk(t), newReceiver(t)
+		down := func(context.Context, bool) error { return errors.New("down") }
+		for run, epoch := range []uint64{300, 200, 100, 250} {
+			if r.fault = down; run == 3 {
+				r.fault = nil
+			}
+			s := newSender(t, d.config(t, r, epoch, 0))
+			stop := start(t, s)
+			for i := range 10 {
+				s.Emit(opened(10*run + i))
+			}
+			time.Sleep(2 * time.Second)
+			stop()
+			if l := wantLaw(t, s); l.Observed != uint64(10*(run+1)) || len(l.Lost) != 0 || run == 3 && l.Acked != 40 {
+				t.Errorf("run %d at epoch %d: %+v, want %d events and none lost", run, epoch, l, 10*(run+1))
+			}
+		}
+		wantNumbers(t, r, 0, 40)
+	})
+}

@@ -48,7 +48,7 @@ type Transport interface {
 // Config says what a sender works with. Functions in it must not block.
 type Config struct {
 	Agent     event.ID          // required
-	Epoch     uint64            // when this run of the agent began, ns since 1970, which is its first epoch; required
+	Epoch     uint64            // when this run of the agent began, ns since 1970: its first epoch, if that is the highest; required
 	Host      func() event.Host // asked at every seal; required
 	Spool     *spool.Spool      // the sender's alone; required
 	Transport Transport         // required
@@ -122,15 +122,18 @@ func New(cfg Config) (*Sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create sender: %w", err)
 	}
-	s := &Sender{cfg: cfg, codec: codec, epoch: cfg.Epoch, wake: make(chan struct{}, 1)}
+	s := &Sender{cfg: cfg, codec: codec, wake: make(chan struct{}, 1)}
 	for range builders {
 		s.free = append(s.free, batch.NewBuilder())
 	}
 	s.full = make([]handedOver, 0, builders)
 	s.disk.log, s.disk.over = cfg.Logger, "spool takes batches again"
 	s.uplink.log, s.uplink.over = cfg.Logger, "upload works again"
-	s.ledger = s.openLedger()
-	s.ledger.landed = batchKey{epoch: cfg.Epoch}
+	var last uint64
+	s.ledger, last = s.openLedger()
+	// The clock may have been set back since: epochs rise all the same, or what is older would count as newer.
+	s.epoch = max(cfg.Epoch, last+1)
+	s.ledger.landed = batchKey{epoch: s.epoch}
 	s.rate = newRate(cfg.UploadRate)
 	return s, nil
 }
