@@ -14,6 +14,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/coverage"
@@ -21,10 +22,10 @@ import (
 	"github.com/taskguard/taskguard/collector/event"
 )
 
-// startCoverage starts the role coverage.
-func (c *config) startCoverage(ctx context.Context, s *serving, log *stream.Store) error {
+// startCoverage starts the role coverage, unless it is not wanted: then it returns nil.
+func (c *config) startCoverage(ctx context.Context, s *serving, log *stream.Store) (*coverage.Role, error) {
 	if !slices.Contains(c.Roles, roleCoverage) {
-		return nil
+		return nil, nil
 	}
 	sinks := []coverage.Sink{coverage.LogSink{Logger: s.log}}
 	if c.Coverage.Webhook != "" {
@@ -38,7 +39,7 @@ func (c *config) startCoverage(ctx context.Context, s *serving, log *stream.Stor
 	if c.Coverage.EventBus != "" || c.Coverage.ECS {
 		found, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(c.Coverage.BusRegion), awsconfig.WithEC2IMDSRegion())
 		if err != nil {
-			return fmt.Errorf("find aws credentials for coverage: %w", err)
+			return nil, fmt.Errorf("find aws credentials for coverage: %w", err)
 		}
 		if c.Coverage.EventBus != "" {
 			sinks = append(sinks, coverage.EventBridge{Client: eventbridge.NewFromConfig(found), Bus: c.Coverage.EventBus})
@@ -50,10 +51,31 @@ func (c *config) startCoverage(ctx context.Context, s *serving, log *stream.Stor
 	cfg.Sinks = sinks
 	role, err := coverage.New(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.startRole("coverage", role.Run)
-	return nil
+	return role, nil
+}
+
+// coverageMetrics tells of the role coverage.
+type coverageMetrics struct{ role *coverage.Role }
+
+// Describe implements prometheus.Collector: without descriptions the metrics are not checked in advance.
+func (coverageMetrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m coverageMetrics) Collect(to chan<- prometheus.Metric) {
+	if m.role == nil {
+		return
+	}
+	st := m.role.Stats()
+	for _, c := range []roleCount{
+		{"told", "Changes of coverage that every sink has taken.", st.Told},
+		{"dropped", "Changes of coverage that were not taken for so long that there was no room for more.", st.Dropped},
+		{"forgotten", "Instances that made room for others.", st.Forgotten},
+	} {
+		to <- counter("taskguard_endpoint_coverage_"+c.name+"_total", c.help, c.value)
+	}
 }
 
 func newCoverageCommand() *cobra.Command {

@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ingest"
-	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/store"
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
@@ -27,8 +26,8 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 }
 
-// newMetrics returns the metrics of all parts; stores is nil where that role is not.
-func newMetrics(log *stream.Store, handler *ingest.Handler, stores *store.Store) (*metrics, error) {
+// newMetrics returns the metrics of the process, of requests, and of parts.
+func newMetrics(parts ...prometheus.Collector) (*metrics, error) {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -36,10 +35,8 @@ func newMetrics(log *stream.Store, handler *ingest.Handler, stores *store.Store)
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"code"}),
 	}
-	for _, c := range []prometheus.Collector{
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.duration,
-		ingestMetrics{handler}, streamMetrics{log}, storeMetrics{stores},
-	} {
+	parts = append(parts, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.duration)
+	for _, c := range parts {
 		if err := m.registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -37,7 +37,7 @@ func getPlain(t *testing.T, url string) (int, string) {
 }
 
 func TestMetrics(t *testing.T) {
-	e := startServe(t, t.TempDir(), "--metrics-listen", "127.0.0.1:0")
+	e := startServe(t, t.TempDir(), "--metrics-listen", "127.0.0.1:0", "--set", "store.url=file://"+t.TempDir())
 	m := newMaker(t, 1)
 	frame := m.next(nil, exec1("a", nil), exec1("b", nil))
 	e.mustPost(t, frame, "stored")
@@ -59,6 +59,7 @@ func TestMetrics(t *testing.T) {
 		`taskguard_endpoint_requests_total{outcome="stored"} 1`, `taskguard_endpoint_requests_total{outcome="repeat"} 1`,
 		`taskguard_endpoint_requests_total{outcome="refused"} 1`, `taskguard_endpoint_requests_total{outcome="limited"} 0`,
 		`taskguard_endpoint_events_total 2`, `taskguard_endpoint_log_batches 1`, `taskguard_endpoint_log_up 1`,
+		`taskguard_endpoint_store_failures_total 0`, `taskguard_endpoint_coverage_dropped_total 0`,
 		`taskguard_endpoint_request_duration_seconds_count{code="200"} 2`, `process_resident_memory_bytes `,
 	} {
 		if !strings.Contains(text, "\n"+want) {

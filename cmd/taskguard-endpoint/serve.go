@@ -121,10 +121,11 @@ func (c *config) start(ctx context.Context, s *serving) error {
 	if err != nil {
 		return err
 	}
-	if err := c.startCoverage(ctx, s, store); err != nil {
+	covered, err := c.startCoverage(ctx, s, store)
+	if err != nil {
 		return err
 	}
-	metrics, err := newMetrics(store, handler, stores)
+	metrics, err := newMetrics(storeMetrics{stores}, coverageMetrics{covered}, ingestMetrics{handler}, streamMetrics{store})
 	if err != nil {
 		return err
 	}

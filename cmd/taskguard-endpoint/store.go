@@ -80,10 +80,7 @@ func (m storeMetrics) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	st := m.role.Stats()
-	for _, counter := range []struct {
-		name, help string
-		value      uint64
-	}{
+	for _, c := range []roleCount{
 		{"events", "Events in files that were written to the bucket.", st.Events},
 		{"files", "Files that were written to the bucket.", st.Files},
 		{"bytes", "Bytes of files that were written to the bucket.", st.Bytes},
@@ -91,7 +88,12 @@ func (m storeMetrics) Collect(to chan<- prometheus.Metric) {
 		{"damaged", "Batches and events that could not be read.", st.Damaged},
 		{"failures", "Commits of a partition that were in vain, and done again.", st.Failures},
 	} {
-		desc := prometheus.NewDesc("taskguard_endpoint_store_"+counter.name+"_total", counter.help, nil, nil)
-		to <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(counter.value))
+		to <- counter("taskguard_endpoint_store_"+c.name+"_total", c.help, c.value)
 	}
+}
+
+// roleCount is what a role counts.
+type roleCount struct {
+	name, help string
+	value      uint64
 }
