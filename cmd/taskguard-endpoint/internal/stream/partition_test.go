@@ -145,9 +145,14 @@ func TestStateIsComparedAndSwapped(t *testing.T) {
 
 func TestLeaseHasOneOwner(t *testing.T) {
 	s := open(t, Config{Dir: t.TempDir()})
+	t.Run("of a process", func(t *testing.T) { testLease(t, s.Lease) })
+	t.Run("of a cluster", func(t *testing.T) { testLease(t, s.leaseInState) })
+}
+
+func testLease(t *testing.T, lease func(context.Context, string, string, time.Duration) (bool, error)) {
 	take := func(owner string, ttl time.Duration) bool {
 		t.Helper()
-		ok, err := s.Lease(t.Context(), "partition-1", owner, ttl)
+		ok, err := lease(t.Context(), "partition-1", owner, ttl)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -56,6 +57,33 @@ type lease struct {
 // Lease takes or renews a name for an owner until ttl from now, and returns false when somebody else has it. Clocks that
 // differ can have two owners believe that they have it: what must not happen twice goes by PutState.
 func (s *Store) Lease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	if s.cfg.URL == "" {
+		return s.leases.take(name, owner, ttl), nil // nobody else can have the log open
+	}
+	return s.leaseInState(ctx, name, owner, ttl)
+}
+
+// leases are those of an embedded log, which end with its process.
+type leases struct {
+	mu     sync.Mutex
+	byName map[string]lease // guarded by mu
+}
+
+func (l *leases) take(name, owner string, ttl time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if held, ok := l.byName[name]; ok && held.Owner != owner && now.Before(held.Until) {
+		return false
+	}
+	if l.byName == nil {
+		l.byName = make(map[string]lease)
+	}
+	l.byName[name] = lease{owner, now.Add(ttl)}
+	return true
+}
+
+func (s *Store) leaseInState(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
 	key := "lease-" + name
 	value, revision, err := s.State(ctx, key)
 	if err != nil {

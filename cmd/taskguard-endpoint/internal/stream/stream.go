@@ -101,6 +101,7 @@ type Store struct {
 	codec   *batch.Codec
 	marks   *marks
 	dir     *dirSyncer
+	leases  leases
 
 	failed   chan struct{}
 	failOnce sync.Once
@@ -284,6 +285,9 @@ func (s *Store) openStreams(ctx context.Context) (err error) {
 	}
 	if s.cfg.ReadOnly {
 		return nil
+	}
+	if most := s.conn.MaxPayload(); most < maxMessage {
+		return fmt.Errorf("the cluster's servers take messages of %d bytes: set their max_payload to 8MB, want %d", most, maxMessage)
 	}
 	s.kept, err = open(ctx, jetstream.StreamConfig{
 		Name: markStream, Subjects: []string{markPrefix + "*.*"}, Discard: jetstream.DiscardOld, MaxBytes: maxMarkBytes,
