@@ -103,7 +103,7 @@ func (b *table) add(t *testing.T, r report, stored uint64, repeats int) {
 // addPrinted adds the row of a test that another process has logged.
 func (b *table) addPrinted(test, log string) {
 	for line := range strings.Lines(log) {
-		if at := strings.Index(line, ": "+test+" "); at >= 0 {
+		if at := strings.Index(line, ": "+test+" "); at >= 0 && strings.Contains(line[:at], "_test.go:") {
 			b.mu.Lock()
 			b.rows = append(b.rows, line[at+2:])
 			b.mu.Unlock()

@@ -53,7 +53,7 @@ func (c *clusters) look(ctx context.Context, now time.Time) (err error) {
 		r.UpdatedAt = before.UpdatedAt
 		if r.Status != before.Status {
 			r.UpdatedAt = now.UTC()
-			c.state.Pending = append(c.state.Pending, changeOf(&r, before.Status))
+			c.state.Pending = append(c.state.Pending, pending{Change: changeOf(&r, before.Status)})
 		}
 		next[arn] = r
 		changed = changed || !sameCluster(before, r)

@@ -2,8 +2,8 @@
 // delivers, and why not, in the words of GuardDuty's coverage; and it tells of each change.
 //
 // It promises: an instance is UNHEALTHY when its agent was not heard of for Config.Unseen, is kept from observing, or
-// says that a kind of events is not observed; a change is told at least once, with the same id when it is told again,
-// whatever is killed; and what it keeps is bounded, of which what was not seen for the longest time is forgotten first.
+// says that a kind of events is not observed; while no endpoint was there, nobody counts as silent; a change is told to
+// each sink at least once, with the same id when it is told again, whatever is killed; and what it keeps is bounded, of which what was not seen for the longest time is forgotten first.
 package coverage
 
 import (
@@ -61,7 +61,10 @@ type Leases interface {
 
 // Sink takes changes.
 type Sink interface {
-	// Tell returns nil when the change was taken. It is told again later when it was not.
+	// Name tells it from the other sinks, also in the next run.
+	Name() string
+	// Tell returns nil when the change was taken. It is told again later when it was not, and holds up those behind it for
+	// this sink, but for no other.
 	Tell(ctx context.Context, c *Change) error
 }
 
@@ -172,10 +175,16 @@ func (r *Role) hold(ctx context.Context, lease string, work func(context.Context
 	}
 }
 
-// kept is what is kept under a key: T and the changes of it that are not told yet.
+// kept is what is kept under a key: T and the changes of it that are not told to every sink yet, in order.
 type kept[T any] struct {
-	Now     T        `json:"now"`
-	Pending []Change `json:"pending,omitempty"`
+	Now     T         `json:"now"`
+	Pending []pending `json:"pending,omitempty"`
+}
+
+// pending is a change that is not told to every sink yet.
+type pending struct {
+	Change Change   `json:"change"`
+	Taken  []string `json:"taken,omitempty"` // by which sinks
 }
 
 // load reads what is kept, the zero value if nothing is.
@@ -200,17 +209,16 @@ func save[T any](ctx context.Context, r *Role, key string, k *kept[T], revision 
 	if err != nil || len(k.Pending) == 0 {
 		return revision, err
 	}
-	told := 0
-	for i := range k.Pending {
-		if !r.tell(ctx, &k.Pending[i]) {
-			break
-		}
-		told++
+	taken := 0
+	for _, sink := range r.cfg.Sinks {
+		taken += r.tell(ctx, sink, k.Pending)
 	}
-	if told == 0 {
+	before := len(k.Pending)
+	k.Pending = slices.DeleteFunc(k.Pending, func(p pending) bool { return len(p.Taken) >= len(r.cfg.Sinks) })
+	r.told[statTold].Add(uint64(before - len(k.Pending)))
+	if taken == 0 && before == len(k.Pending) {
 		return revision, nil
 	}
-	k.Pending = slices.Delete(k.Pending, 0, told)
 	return r.put(ctx, key, k, revision)
 }
 
@@ -222,19 +230,25 @@ func (r *Role) put(ctx context.Context, key string, k any, revision uint64) (uin
 	return r.cfg.States.PutState(ctx, key, value, revision)
 }
 
-// tell tells every sink of a change, and reports whether all have taken it.
-func (r *Role) tell(ctx context.Context, c *Change) bool {
-	for _, sink := range r.cfg.Sinks {
+// tell tells a sink of the changes that it has not taken, in order, until it does not take one, and returns how many it
+// took.
+func (r *Role) tell(ctx context.Context, sink Sink, list []pending) (taken int) {
+	for i := range list {
+		p := &list[i]
+		if slices.Contains(p.Taken, sink.Name()) {
+			continue
+		}
 		telling, cancel := context.WithTimeout(ctx, tellFor)
-		err := sink.Tell(telling, c)
+		err := sink.Tell(telling, &p.Change)
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {
-				r.cfg.Logger.Warn("a change of coverage was not taken, it is told again", "id", c.ID, "error", err)
+				r.cfg.Logger.Warn("a change of coverage was not taken, it is told again", "sink", sink.Name(), "id", p.Change.ID, "error", err)
 			}
-			return false
+			return taken
 		}
+		p.Taken = append(p.Taken, sink.Name())
+		taken++
 	}
-	r.told[statTold].Add(1)
-	return true
+	return taken
 }

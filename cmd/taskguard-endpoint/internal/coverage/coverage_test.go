@@ -106,10 +106,13 @@ func (w *world) Lease(_ context.Context, name, owner string, ttl time.Duration) 
 
 // heard is a sink that remembers.
 type heard struct {
+	name    string
 	mu      sync.Mutex
 	list    []Change
 	refuses bool
 }
+
+func (h *heard) Name() string { return h.name }
 
 func (h *heard) Tell(_ context.Context, c *Change) error {
 	h.mu.Lock()
@@ -251,6 +254,55 @@ func TestChangesAreToldAgain(t *testing.T) {
 	})
 }
 
+// A sink that takes nothing holds up no other, and has no other told twice; it is told all in order when it takes again.
+func TestSinksAreApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, good, bad := newWorld(), &heard{name: "good"}, &heard{name: "bad", refuses: true}
+		role, stop := startRole(t, w, "a", bad, good)
+		w.add(1, event.Host{InstanceID: "i-1"})
+		time.Sleep(time.Minute)
+		want(t, good, "i-1 ->HEALTHY ")
+		time.Sleep(10 * time.Minute)
+		want(t, good, "i-1 HEALTHY->UNHEALTHY No Agent Reporting: Agent disconnected")
+		want(t, bad)
+		if s := role.Stats(); s.Told != 0 {
+			t.Errorf("%+v", s)
+		}
+		stop()
+		bad.refuses = false
+		role, stop = startRole(t, w, "b", bad, good)
+		time.Sleep(time.Minute)
+		if got := bad.texts(); fmt.Sprint(got) != "[i-1 ->HEALTHY  i-1 HEALTHY->UNHEALTHY No Agent Reporting: Agent disconnected]" {
+			t.Errorf("told %q", got)
+		}
+		want(t, good)
+		if s := role.Stats(); s.Told != 2 {
+			t.Errorf("%+v", s)
+		}
+		stop()
+	})
+}
+
+// When the endpoint was away, agents have time to be heard of before they count as silent.
+func TestEndpointWasAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, h := newWorld(), &heard{}
+		_, stop := startRole(t, w, "a", h)
+		w.add(1, event.Host{InstanceID: "i-1"})
+		w.add(2, event.Host{InstanceID: "i-2"})
+		time.Sleep(time.Minute)
+		want(t, h, "i-1 ->HEALTHY ", "i-2 ->HEALTHY ")
+		stop()
+		time.Sleep(time.Hour)
+		_, stop = startRole(t, w, "b", h)
+		time.Sleep(2 * time.Minute)
+		w.add(1, event.Host{InstanceID: "i-1"})
+		time.Sleep(DefaultUnseen)
+		want(t, h, "i-2 HEALTHY->UNHEALTHY No Agent Reporting: Agent disconnected")
+		stop()
+	})
+}
+
 // A put without an answer: the change may be told twice, with one id, and is told once at least.
 func TestNoAnswer(t *testing.T) {
 	for failAt := 1; failAt <= 4; failAt++ {
@@ -298,7 +350,7 @@ func TestInstancesAreBounded(t *testing.T) {
 		}})
 	}
 	for range maxPending + 10 {
-		w.state.Pending = append(w.state.Pending, *change())
+		w.state.Pending = append(w.state.Pending, pending{Change: *change()})
 	}
 	if err := w.look(t.Context(), began); err != nil {
 		t.Fatal(err)

@@ -87,8 +87,8 @@ func clusterARN(i *event.Instance) string {
 	return i.ECSCluster
 }
 
-// judge returns how it is now.
-func (in *instance) judge(now time.Time, unseen time.Duration) (status, issue string) {
+// judge returns how it is now. Before began nobody listened.
+func (in *instance) judge(began, now time.Time, unseen time.Duration) (status, issue string) {
 	var kinds []string
 	for _, code := range in.Issues {
 		// Without an engine there are no containers to tell of.
@@ -97,6 +97,8 @@ func (in *instance) judge(now time.Time, unseen time.Duration) (status, issue st
 		}
 	}
 	switch {
+	case now.Sub(in.LastSeen) > unseen && now.Sub(began) <= unseen && in.Status != "":
+		return in.Status, in.Issue // it may be there
 	case now.Sub(in.LastSeen) > unseen:
 		return Unhealthy, "No Agent Reporting: Agent disconnected"
 	case slices.Contains(in.Issues, event.IssueExcludedByTag):
@@ -116,6 +118,7 @@ type worker struct {
 	state     kept[instances]
 	revision  uint64
 	dirty     bool
+	began     time.Time
 }
 
 func partitionKey(partition int) string { return fmt.Sprint("coverage-", partition) }
@@ -124,6 +127,7 @@ func (w *worker) run(ctx context.Context) (err error) {
 	if w.state, w.revision, err = load[instances](ctx, w.role.cfg.States, partitionKey(w.partition)); err != nil {
 		return err
 	}
+	w.began = time.Now()
 	if w.state.Now.Agents == nil {
 		w.state.Now.Agents = make(map[string]*instance)
 	}
@@ -203,7 +207,7 @@ func (w *worker) look(ctx context.Context, now time.Time) (err error) {
 			w.dirty = true
 			continue
 		}
-		status, issue := in.judge(now, w.role.cfg.Unseen)
+		status, issue := in.judge(w.began, now, w.role.cfg.Unseen)
 		if status == in.Status && issue == in.Issue {
 			continue
 		}
@@ -212,7 +216,7 @@ func (w *worker) look(ctx context.Context, now time.Time) (err error) {
 		w.dirty = true
 		if status != previous {
 			in.UpdatedAt = now.UTC()
-			w.state.Pending = append(w.state.Pending, changeOf(&in.Resource, previous))
+			w.state.Pending = append(w.state.Pending, pending{Change: changeOf(&in.Resource, previous)})
 		}
 	}
 	if !w.dirty && len(w.state.Pending) == 0 {

@@ -17,6 +17,9 @@ import (
 // LogSink writes a line to a log for each change.
 type LogSink struct{ Logger *slog.Logger }
 
+// Name implements Sink.
+func (LogSink) Name() string { return "log" }
+
 // Tell implements Sink.
 func (s LogSink) Tell(_ context.Context, c *Change) error {
 	level := slog.LevelInfo
@@ -39,6 +42,9 @@ type Webhook struct {
 	URL    string
 	Client *http.Client // which verifies, and follows no redirect to elsewhere; required
 }
+
+// Name implements Sink.
+func (Webhook) Name() string { return "webhook" }
 
 // Tell implements Sink.
 func (s Webhook) Tell(ctx context.Context, c *Change) error {
@@ -73,6 +79,9 @@ type EventBridge struct {
 	Client PutEvents
 	Bus    string // name or ARN; empty is the account's default
 }
+
+// Name implements Sink.
+func (EventBridge) Name() string { return "eventbridge" }
 
 // Tell implements Sink.
 func (s EventBridge) Tell(ctx context.Context, c *Change) error {
