@@ -277,7 +277,13 @@ func loadProgram(*stage) error {
 		kind: unix.BPF_PROG_TYPE_SOCKET_FILTER, instructions: uint32(len(program)),
 		program: uint64(uintptr(unsafe.Pointer(&program))), license: uint64(uintptr(unsafe.Pointer(&license))),
 	}
-	err := call(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	// The verifier gives up with EAGAIN when a signal comes, and Go's scheduler sends some.
+	var err error
+	for range 30 {
+		if err = call(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
 	runtime.KeepAlive(&program)
 	runtime.KeepAlive(&license)
 	return err
