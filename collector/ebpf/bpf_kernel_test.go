@@ -109,7 +109,6 @@ func TestLoadBPF(t *testing.T) {
 
 func (test *loadCase) observe(t *testing.T, o *observer, name, caller string) {
 	cmd := action("load-bpf", name, caller)
-	cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1") // the verifier gives up when a signal arrives
 	tr := o.trace(t, cmd)
 	said := heard[loaded](t, cmd)
 	if said.Errno != test.errno {
@@ -141,7 +140,6 @@ func (test *loadCase) observe(t *testing.T, o *observer, name, caller string) {
 func TestLoadBPFByBPF(t *testing.T) {
 	forRungs(t, []event.Kind{event.BPFLoad}, func(t *testing.T, o *observer) {
 		cmd := action("load-bpf-by-bpf")
-		cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1")
 		tr := o.trace(t, cmd)
 		said := heard[loaded](t, cmd)
 		if said.Errno == unix.EINVAL {

@@ -193,10 +193,7 @@ func (o *observer) calls(t *testing.T, at place, what calling) (traced, called, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	do := action("calls", string(text))
-	// One that is traced would stop at each signal, and Go's runtime sends some to itself.
-	do.Env = append(do.Env, "GODEBUG=asyncpreemptoff=1")
-	cmd, cgroup := o.put(t, at, do)
+	cmd, cgroup := o.put(t, at, action("calls", string(text)))
 	tr := o.trace(t, cmd)
 	p := tr.process("exe")
 	p.UID, p.EUID, p.GID, p.EGID = at.uid, at.uid, at.gid, at.gid

@@ -301,8 +301,6 @@ func TestConnectRace(t *testing.T) {
 	}()
 	forRungs(t, []event.Kind{event.NetConnect}, func(t *testing.T, o *observer) {
 		cmd := action("connect-race", l.Addr().String())
-		// Without signals: a call that is made anew after one goes on whatever the address then is.
-		cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1")
 		tr := o.trace(t, cmd)
 		connected := heard[int](t, cmd)
 		seen, interrupted := 0, 0

@@ -141,12 +141,10 @@ func callerOf(way string) (wayToCall, error) {
 	return compatCaller(way)
 }
 
-// netAction returns the command that makes system calls in a network of its own. No signal of Go's runtime interrupts
-// them, as it would those that the runtime does not know of.
+// netAction returns the command that makes system calls in a network of its own.
 func netAction(t *testing.T, way string, steps []step) *exec.Cmd {
 	t.Helper()
 	cmd := action("net", way, asJSON(t, steps))
-	cmd.Env = append(cmd.Env, "GODEBUG=asyncpreemptoff=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	return cmd
 }
