@@ -102,7 +102,9 @@ func rules() map[string]rule {
 			own: []string{"collector/event", "sender/batch"}, other: []string{"golang.org/x/sys/unix"},
 		},
 		"cmd/taskguard-endpoint/internal/store": {
-			own:   []string{"cmd/taskguard-endpoint/internal/ocsf", "collector/event", "sender/batch"},
+			own: []string{
+				"cmd/taskguard-endpoint/internal/ocsf", "cmd/taskguard-endpoint/internal/stream", "collector/event", "sender/batch",
+			},
 			other: []string{"github.com/parquet-go/parquet-go", "gocloud.dev"},
 		},
 		"cmd/taskguard-endpoint/internal/stream": {

@@ -40,7 +40,7 @@ func (c *config) startStore(ctx context.Context, s *serving, log *stream.Store) 
 		return nil, fmt.Errorf("make folder of files that grow: %w", err)
 	}
 	role, err := store.New(ctx, store.Config{
-		URL: c.Store.URL, Log: partitions{log}, States: log, Leases: log, Partitions: stream.Partitions, Owner: replicaName(),
+		URL: c.Store.URL, Log: log, States: log, Leases: log, Partitions: stream.Partitions, Owner: replicaName(),
 		Dir: dir, MaxFileBytes: c.Store.MaxBytes, MaxFileAge: c.Store.Interval, Logger: s.log,
 	})
 	if err != nil {
@@ -49,17 +49,6 @@ func (c *config) startStore(ctx context.Context, s *serving, log *stream.Store) 
 	s.start("bucket", func() error { return nil }, func() { role.Close() })
 	s.startRole("store", role.Run)
 	return role, nil
-}
-
-// partitions is the log as the role reads it.
-type partitions struct{ log *stream.Store }
-
-func (p partitions) ReadPartition(
-	ctx context.Context, partition int, after uint64, each func(store.Message) error, gap func(discarded, damaged uint64),
-) error {
-	return p.log.ReadPartition(ctx, partition, after, func(m stream.Message) error {
-		return each(store.Message{Sequence: m.Sequence, Stored: m.Stored, Batch: m.Batch})
-	}, gap)
 }
 
 // replicaName tells this run of this endpoint from all others.

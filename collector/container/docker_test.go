@@ -302,8 +302,17 @@ var sameFacts = cmpopts.IgnoreFields(event.ECS{}, "Sources")
 // bubble runs a test with a tracker on a fake engine, and with time that passes at once when all wait.
 func bubble(t *testing.T, c Config, test func(t *testing.T, tracker *Tracker, engine *fakeEngine)) {
 	t.Helper()
+	bubbleWith(t, c, func(*fakeEngine) {}, test)
+}
+
+// bubbleWith is a bubble whose engine is prepared before the tracker speaks to it.
+func bubbleWith(
+	t *testing.T, c Config, prepare func(*fakeEngine), test func(t *testing.T, tracker *Tracker, engine *fakeEngine),
+) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		engine := newFakeEngine()
+		prepare(engine)
 		engine.start()
 		c.Docker = "unix:///fake"
 		tracker := newTracker(t, c)
@@ -340,8 +349,8 @@ func TestContainerThatRunsWhenTheAgentStarts(t *testing.T) {
 
 // The engine takes 10 s for every answer. Events are located at once; names follow.
 func TestSlowEngine(t *testing.T) {
-	bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
-		engine.set(func() { engine.delay = 10 * time.Second; engine.containers = []fakeContainer{web} })
+	slow := func(engine *fakeEngine) { engine.delay, engine.containers = 10*time.Second, []fakeContainer{web} }
+	bubbleWith(t, Config{}, slow, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
 		before := time.Now()
 		tracker.AddCgroup(1, "/ecs/demo/"+task32+"/"+id1)
 		c := tracker.Locate(1, "")
@@ -549,8 +558,8 @@ func TestEngineThatMisbehaves(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var log bytes.Buffer
 			config := Config{Retain: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil))}
-			bubble(t, config, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
-				engine.set(func() { engine.misbehave = tt.answer })
+			misbehaves := func(engine *fakeEngine) { engine.misbehave = tt.answer }
+			bubbleWith(t, config, misbehaves, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
 				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
 				if idOf(c) != id1 || !tracker.Describe(c, 0).Pending {
 					t.Errorf("got %+v", c)
@@ -597,8 +606,8 @@ func TestListThatFails(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, Config{}, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
-				engine.set(func() { engine.misbehave, engine.containers = answer, []fakeContainer{web} })
+			prepare := func(engine *fakeEngine) { engine.misbehave, engine.containers = answer, []fakeContainer{web} }
+			bubbleWith(t, Config{}, prepare, func(t *testing.T, tracker *Tracker, engine *fakeEngine) {
 				c := tracker.Locate(0, "/ecs/"+task32+"/"+id1)
 				synctest.Wait()
 				if diff := cmp.Diff(webDescribed(), tracker.Describe(c, 0), sameFacts); diff != "" {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/ocsf"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
 )
 
@@ -43,7 +44,7 @@ type file struct {
 }
 
 // add puts the events of a message into the file of their folder.
-func (g *growth) add(m Message) error {
+func (g *growth) add(m stream.Message) error {
 	g.through = m.Sequence
 	if len(m.Batch.Events) == 0 {
 		return nil

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
 // leaveTimeout bounds the last commit of who is told to stop.
@@ -270,17 +272,17 @@ func (p *partition) readThrough(ctx context.Context, g *growth, through uint64) 
 
 // reading is a read of the log that goes on beside.
 type reading struct {
-	messages <-chan Message
+	messages <-chan stream.Message
 	end      <-chan error // gets one value
 	stop     func()
 }
 
 func (p *partition) read(ctx context.Context, after uint64) *reading {
 	ctx, cancel := context.WithCancel(ctx)
-	messages, end, done := make(chan Message), make(chan error, 1), make(chan struct{})
+	messages, end, done := make(chan stream.Message), make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(done)
-		err := p.cfg.Log.ReadPartition(ctx, p.number, after, func(m Message) error {
+		err := p.cfg.Log.ReadPartition(ctx, p.number, after, func(m stream.Message) error {
 			select {
 			case messages <- m:
 				return nil

@@ -23,7 +23,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
 
-	"github.com/taskguard/taskguard/sender/batch"
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 )
 
 // The values that Config has where it is zero.
@@ -33,18 +33,11 @@ const (
 	DefaultLeaseTTL     = 30 * time.Second
 )
 
-// Message is a batch as the log has it. Sequence grows within a partition.
-type Message struct {
-	Sequence uint64
-	Stored   time.Time
-	Batch    *batch.Batch
-}
-
 // Log is where batches come from.
 type Log interface {
 	// ReadPartition gives each the messages behind the sequence after, in order, and goes on with what comes until ctx
 	// is done or each fails. It tells gap how many it could not give. It returns nil when no more will ever come.
-	ReadPartition(ctx context.Context, partition int, after uint64, each func(Message) error,
+	ReadPartition(ctx context.Context, partition int, after uint64, each func(stream.Message) error,
 		gap func(discarded, damaged uint64)) error
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 	"gocloud.dev/blob/memblob"
 
+	"github.com/taskguard/taskguard/cmd/taskguard-endpoint/internal/stream"
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/sender/batch"
 )
@@ -31,7 +32,7 @@ type world struct {
 	ends bool // the log has an end
 
 	mu     sync.Mutex
-	log    map[int][]Message
+	log    map[int][]stream.Message
 	more   chan struct{} // closed when the log gets more
 	values map[string][]byte
 	revs   map[string]uint64
@@ -45,14 +46,14 @@ type lease struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{
-		blobs: blobs{Bucket: memblob.OpenBucket(nil)}, ends: true, log: map[int][]Message{}, more: make(chan struct{}),
+		blobs: blobs{Bucket: memblob.OpenBucket(nil)}, ends: true, log: map[int][]stream.Message{}, more: make(chan struct{}),
 		values: map[string][]byte{}, revs: map[string]uint64{}, leases: map[string]lease{},
 	}
 	t.Cleanup(func() { w.Close() })
 	return w
 }
 
-func (w *world) append(partition int, m Message) {
+func (w *world) append(partition int, m stream.Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.log[partition] = append(w.log[partition], m)
@@ -60,7 +61,7 @@ func (w *world) append(partition int, m Message) {
 	w.more = make(chan struct{})
 }
 
-func (w *world) next(partition int, after uint64) (*Message, <-chan struct{}) {
+func (w *world) next(partition int, after uint64) (*stream.Message, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.log[partition] {
@@ -110,7 +111,7 @@ func (r *replica) kill() {
 }
 
 func (r *replica) ReadPartition(
-	ctx context.Context, n int, after uint64, each func(Message) error, gap func(discarded, damaged uint64),
+	ctx context.Context, n int, after uint64, each func(stream.Message) error, gap func(discarded, damaged uint64),
 ) error {
 	for ctx.Err() == nil {
 		m, more := r.next(n, after)
@@ -203,7 +204,7 @@ func (r *replica) role(t *testing.T, owner string) *Store {
 var began = time.Date(2026, 11, 24, 9, 59, 58, 0, time.UTC)
 
 // message is one of an agent of an account with n events, the first of which is at index first of those sealed.
-func message(sequence uint64, agent byte, account string, first, n int) Message {
+func message(sequence uint64, agent byte, account string, first, n int) stream.Message {
 	b := &batch.Batch{Header: batch.Header{
 		ID:   batch.ID{Agent: event.ID{15: agent}, Epoch: 1000, Sequence: sequence/2 + 1},
 		Host: event.Host{InstanceID: fmt.Sprintf("i-%d", agent), AccountID: account, Region: "eu-west-1"},
@@ -219,12 +220,12 @@ func message(sequence uint64, agent byte, account string, first, n int) Message 
 			File:    &event.File{Path: fmt.Sprintf("/tmp/%d/%d", sequence, first+i)},
 		})
 	}
-	return Message{Sequence: sequence, Stored: stored, Batch: b}
+	return stream.Message{Sequence: sequence, Stored: stored, Batch: b}
 }
 
 // fill gives partition 0 batches of two agents in two accounts, in two hours, with parts and an empty batch.
 func (w *world) fill() {
-	for _, m := range []Message{
+	for _, m := range []stream.Message{
 		message(3, 1, "111122223333", 0, 4), message(4, 2, "444455556666", 0, 3), message(7, 1, "111122223333", 0, 0),
 		message(9, 1, "111122223333", 5, 2), message(10, 2, "444455556666", 0, 6), message(12, 1, "111122223333", 0, 5),
 		message(20, 1, "", 0, 1),

@@ -18,8 +18,9 @@ const (
 // connectCluster connects to a cluster's servers, and again to any of them for ever.
 func (s *Store) connectCluster() (*nats.Conn, error) {
 	options := []nats.Option{
-		nats.Name("taskguard-endpoint"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
-		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond), nats.Timeout(5 * time.Second),
+		nats.Name("taskguard-endpoint"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
+		nats.Timeout(5 * time.Second),
 		// What cannot be sent now fails now: the agent has it in its spool.
 		nats.ReconnectBufSize(-1), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -28,7 +29,7 @@ func (s *Store) connectCluster() (*nats.Conn, error) {
 			}
 		}),
 		nats.ReconnectHandler(func(c *nats.Conn) {
-			s.log.Info("connected to a server of the log's cluster again", "server", c.ConnectedServerName())
+			s.log.Info("connected to a server of the log's cluster", "server", c.ConnectedServerName())
 		}),
 	}
 	if s.cfg.CredentialsFile != "" {

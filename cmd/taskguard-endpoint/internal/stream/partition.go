@@ -27,7 +27,6 @@ func PartitionOf(agent event.ID) int {
 type Message struct {
 	Sequence uint64    // in the log; it rises
 	Stored   time.Time // when it was
-	Bytes    int       // of its frame
 	Batch    *batch.Batch
 }
 
@@ -85,7 +84,7 @@ func (s *Store) readPartition(
 		if err != nil {
 			return err
 		}
-		if err := each(Message{meta.Sequence.Stream, meta.Timestamp, len(msg.Data()), b}); err != nil {
+		if err := each(Message{meta.Sequence.Stream, meta.Timestamp, b}); err != nil {
 			return err
 		}
 	}

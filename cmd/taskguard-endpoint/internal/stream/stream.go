@@ -3,9 +3,9 @@
 //
 // It promises: a batch that Append reported as stored is on stable storage, survives SIGKILL and power loss (in a
 // cluster: as many servers as may fail by Config.Replicas), and is stored once, however often, how much later and from
-// however many places it is appended; Read returns batches in the order in which
-// they were stored, with what was learnt later about their containers filled in; and the log never grows beyond its
-// limit, of which the oldest batches pay and are counted.
+// however many places it is appended; Read returns batches in the order in which they were stored, with what was learnt
+// later about their containers filled in; and the log never grows beyond its limit, of which the oldest batches pay and
+// are counted.
 package stream
 
 import (
