@@ -377,4 +377,5 @@ func flip[T any](at *T, v T) {
 	for range 500 {
 		runtime.KeepAlive(at)
 	}
+	runtime.Gosched() // without signals nothing else takes a thread from this one, on one CPU or for the garbage collector
 }

@@ -393,8 +393,8 @@ func actMountRace([]string) error {
 	go func() {
 		defer close(done)
 		for !stop.Load() {
-			atomic.StoreUint32(name, 'b')
-			atomic.StoreUint32(name, 'a')
+			flip(name, 'b')
+			flip(name, 'a')
 		}
 	}()
 	kind := mustBytes("tmpfs")

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"syscall"
@@ -74,8 +75,9 @@ func actNetRace([]string) error {
 	if err != nil {
 		return err
 	}
-	receivers := map[uint16]int{}
-	for _, port := range []uint16{racePort, otherPort} {
+	var receivers []unix.PollFd
+	ports := []uint16{racePort, otherPort}
+	for _, port := range ports {
 		fd, err := unix.Socket(unix.AF_INET, datagram|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return err
@@ -84,7 +86,7 @@ func actNetRace([]string) error {
 		if _, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), pointer(&still), unix.SizeofSockaddrInet4); errno != 0 {
 			return errno
 		}
-		receivers[port] = fd
+		receivers = append(receivers, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 	raw.Addr[3] = 2
 	sender, err := unix.Socket(unix.AF_INET, datagram, 0)
@@ -98,8 +100,12 @@ func actNetRace([]string) error {
 		if errno != 0 {
 			return errno
 		}
-		for port, fd := range receivers {
-			if n, _, err := unix.Recvfrom(fd, make([]byte, 1), 0); err == nil && n == 1 {
+		// The kernel may deliver it later.
+		if n, err := unix.Poll(receivers, 10_000); n != 1 {
+			return fmt.Errorf("wait for a datagram: %d came, error %v", n, err)
+		}
+		for i, port := range ports {
+			if n, _, err := unix.Recvfrom(int(receivers[i].Fd), data, 0); err == nil && n == 1 {
 				r.Received[port]++
 			}
 		}
