@@ -41,7 +41,13 @@ func (s *share) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held--
-	s.leaving = max(0, s.leaving-1)
+}
+
+// left counts one less that is being given up.
+func (s *share) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving--
 }
 
 func (s *share) set(quota int) {

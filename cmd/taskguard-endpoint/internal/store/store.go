@@ -100,6 +100,7 @@ type Store struct {
 	codec    compress.Codec
 	inMemory int64 // bytes of rows of a partition, at most
 	share    share
+	asking   chan struct{} // has one while a lease is asked for
 
 	events, files, bytes, discarded, damaged, failures atomic.Uint64
 }
@@ -124,7 +125,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	return &Store{
 		cfg: cfg, log: cfg.Logger.With("component", "store"), bucket: b, close: b.Close, codec: &parquet.Zstd,
-		inMemory: rowGroupBytes, share: share{quota: cfg.Partitions},
+		inMemory: rowGroupBytes, share: share{quota: cfg.Partitions}, asking: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -159,8 +160,8 @@ func (s *Store) Run(ctx context.Context) error {
 // attend works on a partition whenever it is this replica's turn.
 func (s *Store) attend(ctx context.Context, n int) {
 	for ctx.Err() == nil {
-		if s.share.take() {
-			s.try(ctx, n)
+		if s.lease(ctx, n) {
+			s.work(ctx, n)
 			s.share.drop()
 		}
 		s.pause(ctx)
@@ -177,17 +178,36 @@ func (s *Store) pause(ctx context.Context) {
 	}
 }
 
-// try works on a partition if it can have the lease.
-func (s *Store) try(ctx context.Context, n int) {
-	name := fmt.Sprintf("store-%d", n)
-	ok, err := s.cfg.Leases.Lease(ctx, name, s.cfg.Owner, s.cfg.LeaseTTL)
+// leaseOf is the name of a partition's lease.
+func leaseOf(n int) string { return fmt.Sprintf("store-%d", n) }
+
+// lease takes a partition, if this replica may have one more and nobody else has it. They are asked for one after the
+// other: what is asked for in vain counts while it is, and would keep out the one that is to be had.
+func (s *Store) lease(ctx context.Context, n int) bool {
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	case <-ctx.Done():
+		return false
+	}
+	if !s.share.take() {
+		return false
+	}
+	ok, err := s.cfg.Leases.Lease(ctx, leaseOf(n), s.cfg.Owner, s.cfg.LeaseTTL)
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("no lease", "partition", n, "error", err)
 	}
 	if err != nil || !ok {
-		return
+		s.share.drop()
+		return false
 	}
-	err = s.hold(ctx, n, name)
+	return true
+}
+
+// work works on a partition whose lease this replica has, and gives it back.
+func (s *Store) work(ctx context.Context, n int) {
+	name := leaseOf(n)
+	err := s.hold(ctx, n, name)
 	if err != nil && ctx.Err() == nil {
 		s.failures.Add(1)
 		s.log.Warn("storing stopped; it is taken up again", "partition", n, "error", err)
@@ -224,6 +244,7 @@ func (s *Store) hold(ctx context.Context, n int, name string) error {
 		if s.share.tooMany() {
 			cancel()
 			<-done
+			s.share.left()
 			return nil
 		}
 	}

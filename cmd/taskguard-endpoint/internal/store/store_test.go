@@ -212,6 +212,45 @@ func TestStopped(t *testing.T) {
 	})
 }
 
+// slowLeases take their time, as a cluster's do.
+type slowLeases struct{ Leases }
+
+func (l slowLeases) Lease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	time.Sleep(10 * time.Millisecond)
+	return l.Leases.Lease(ctx, name, owner, ttl)
+}
+
+// A partition that is to be had is found at once, however many are not.
+func TestFreePartitionIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const partitions, free, day = 16, 7, 24 * time.Hour
+		w := newWorld(t)
+		w.ends = false
+		r := &replica{world: w}
+		for n := range partitions - 1 {
+			if _, err := r.role(t, fmt.Sprint("other ", n)).enrol(t.Context(), day); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := range partitions {
+			if n != free {
+				r.Lease(t.Context(), leaseOf(n), "other", day)
+			}
+		}
+		role := r.role(t, "a")
+		role.cfg.Partitions, role.cfg.Leases, role.share.quota = partitions, slowLeases{r}, 1
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { role.Run(ctx) })
+		time.Sleep(time.Second)
+		if held := role.Stats().Held; held != 1 {
+			t.Errorf("%d partitions held, want that which nobody has", held)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
 // Replicas share the partitions; when one dies, the other has all of them after a while, and nothing is lost.
 func TestShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

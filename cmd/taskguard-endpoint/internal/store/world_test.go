@@ -197,7 +197,7 @@ func (r *replica) role(t *testing.T, owner string) *Store {
 			MaxFileAge: DefaultMaxFileAge, LeaseTTL: DefaultLeaseTTL,
 		},
 		log: slog.New(slog.DiscardHandler), bucket: r, codec: &parquet.Uncompressed, inMemory: rowGroupBytes,
-		share: share{quota: 100},
+		share: share{quota: 100}, asking: make(chan struct{}, 1),
 	}
 }
 

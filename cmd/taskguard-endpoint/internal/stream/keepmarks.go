@@ -81,29 +81,17 @@ type gathered struct {
 // gatherMarks reads the headers of what is in the log behind a sequence number and up to another.
 func (s *Store) gatherMarks(ctx context.Context, after, last uint64) (gathered, error) {
 	g := gathered{make(map[markKey]mark), after}
-	consumer, err := s.batches.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1, HeadersOnly: true,
-	})
-	if err != nil {
+	c := cursor{store: s, subject: batchPrefix + ">", ahead: 1024, headers: true}
+	if err := c.open(ctx, after+1); err != nil {
 		return g, err
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		g.upTo = last
-		return g, nil
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(1024))
-	if err != nil {
-		return g, err
-	}
-	defer messages.Stop()
+	defer c.close(ctx)
 	for g.upTo < last && len(g.marks) < maxKeeping {
-		wait, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
-		msg, err := messages.Next(jetstream.NextContext(wait))
-		cancel()
-		if err != nil {
-			return g, err
+		msg, meta, err := c.read(ctx)
+		if errors.Is(err, errQuiet) { // the limits have discarded the rest
+			g.upTo = last
+			return g, nil
 		}
-		meta, err := msg.Metadata()
 		if err != nil {
 			return g, err
 		}

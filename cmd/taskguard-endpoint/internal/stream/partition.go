@@ -7,8 +7,6 @@ import (
 	"hash/fnv"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/taskguard/taskguard/collector/event"
 	"github.com/taskguard/taskguard/sender/batch"
 )
@@ -54,25 +52,17 @@ func (s *Store) readPartition(
 	if first := info.State.FirstSeq; first > after+1 {
 		gap(first-after-1, 0)
 	}
-	consumer, err := s.batches.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{fmt.Sprintf("%s%d.*.*", batchPrefix, partition)},
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
-	})
-	if err != nil {
+	c := cursor{store: s, subject: fmt.Sprintf("%s%d.*.*", batchPrefix, partition), ahead: readAhead}
+	if err := c.open(ctx, after+1); err != nil {
 		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
+	defer c.close(ctx)
 	d := decoder{store: s}
 	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
+		msg, meta, err := c.read(ctx)
+		if errors.Is(err, errQuiet) {
+			continue
 		}
-		meta, err := msg.Metadata()
 		if err != nil {
 			return err
 		}

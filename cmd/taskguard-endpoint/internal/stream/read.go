@@ -17,9 +17,6 @@ const clockSlack = 5 * time.Minute
 // readAhead is how many batches are fetched before they are asked for.
 const readAhead = 4
 
-// stallCheck is how long a Read that is not to follow waits before it looks whether what it waits for is still there.
-const stallCheck = 2 * time.Second
-
 // ReadOptions says what to read.
 type ReadOptions struct {
 	// Since skips batches stored before it, less some minutes for clocks that differ: batches that are read may
@@ -55,7 +52,7 @@ type reader struct {
 	fn     func(*batch.Batch) error
 	follow bool
 	end    uint64 // sequence number of the last message to read, unless follow
-	next   uint64 // that of the next one expected
+	cursor cursor
 	gaps   Gaps
 	decoder
 }
@@ -93,27 +90,21 @@ func (r *reader) run(ctx context.Context, since time.Time) error {
 		return err
 	}
 	r.end = info.State.LastSeq
-	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+	r.cursor = cursor{store: r.store, subject: batchPrefix + ">", ahead: readAhead}
+	from := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+	start := since.Add(-clockSlack)
 	if !since.IsZero() {
-		start := since.Add(-clockSlack)
-		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
+		from.DeliverPolicy, from.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
 	}
-	consumer, err := r.store.batches.OrderedConsumer(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	at := consumer.CachedInfo()
-	if !r.follow && at.NumPending == 0 {
+	if !r.follow && (info.State.Msgs == 0 || info.State.LastTime.Before(start)) {
 		return nil
 	}
-	r.next = at.Delivered.Stream + 1
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(readAhead))
-	if err != nil {
+	if err := r.cursor.begin(ctx, from); err != nil {
 		return err
 	}
-	defer messages.Stop()
+	defer r.cursor.close(ctx)
 	for done := false; !done; {
-		if done, err = r.step(ctx, messages); err != nil {
+		if done, err = r.step(ctx); err != nil {
 			return err
 		}
 	}
@@ -121,44 +112,23 @@ func (r *reader) run(ctx context.Context, since time.Time) error {
 }
 
 // step reads one message and reports whether it was the last to read.
-func (r *reader) step(ctx context.Context, messages jetstream.MessagesContext) (bool, error) {
-	wait, cancel := ctx, context.CancelFunc(func() {})
-	if !r.follow {
-		wait, cancel = context.WithTimeout(ctx, stallCheck)
-	}
-	msg, err := messages.Next(jetstream.NextContext(wait))
-	cancel()
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return r.overtaken(ctx)
-	}
-	if err != nil {
-		return false, err
-	}
-	meta, err := msg.Metadata()
-	if err != nil {
-		return false, err
-	}
-	seq := meta.Sequence.Stream
-	if !r.follow && seq > r.end {
-		r.gaps.Discarded += r.end + 1 - r.next
-		return true, nil
-	}
-	r.gaps.Discarded += seq - r.next
-	r.next = seq + 1
-	return !r.follow && seq == r.end, r.hand(ctx, msg)
-}
-
-// overtaken reports whether the limits have discarded all that was still to be read.
-func (r *reader) overtaken(ctx context.Context) (bool, error) {
-	info, err := r.store.batches.Info(ctx)
-	if err != nil {
-		return false, err
-	}
-	if info.State.FirstSeq <= r.end {
+func (r *reader) step(ctx context.Context) (bool, error) {
+	next := r.cursor.next
+	msg, meta, err := r.cursor.read(ctx)
+	quiet := errors.Is(err, errQuiet)
+	if quiet && r.follow {
 		return false, nil
 	}
-	r.gaps.Discarded += r.end + 1 - r.next
-	return true, nil
+	if err != nil && !quiet {
+		return false, err
+	}
+	if quiet || !r.follow && meta.Sequence.Stream > r.end { // the limits have discarded what was still to be read
+		r.gaps.Discarded += r.end + 1 - next
+		return true, nil
+	}
+	seq := meta.Sequence.Stream
+	r.gaps.Discarded += seq - next
+	return !r.follow && seq == r.end, r.hand(ctx, msg)
 }
 
 // hand decodes a message and hands it on.
