@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -128,9 +129,9 @@ func processActivities() []activity {
 		id("setresgid", func() error { return sys(unix.SYS_SETRESGID, keep, keep, 3) }, event.SetID{SGID: some(3)}),
 		id("setfsuid", func() error { return sys(unix.SYS_SETFSUID, 9) }, event.SetID{FSUID: some(9)}),
 		id("setfsgid", func() error { return sys(unix.SYS_SETFSGID, 9) }, event.SetID{FSGID: some(9)}),
-		{"ptrace", attachToSleep, event.Event{Kind: event.ProcessPtrace,
+		{"ptrace", attachToCat, event.Event{Kind: event.ProcessPtrace,
 			Ptrace: &event.Ptrace{Request: unix.PTRACE_ATTACH},
-			Target: &event.Process{Name: "sleep", UID: 7, EUID: 7, Partial: true}},
+			Target: &event.Process{Name: "cat", UID: 7, EUID: 7, Partial: true}},
 			func(t *testing.T, _ string, got, want *event.Event) {
 				if got.Target == nil || got.Ptrace == nil || got.Target.PID == 0 || got.Ptrace.PID != got.Target.PID {
 					t.Fatalf("target is %+v of %+v", got.Target, got.Ptrace)
@@ -153,17 +154,26 @@ func processActivities() []activity {
 	}
 }
 
-// attachToSleep traces a program of its own that runs as somebody else.
-func attachToSleep() error {
-	cmd := exec.Command("/bin/sleep", "60")
+// attachToCat traces a program of its own that runs as somebody else. It waits for an echo, as exec closes what shows
+// that it succeeds before it gives the program its name.
+func attachToCat() error {
+	cmd := exec.Command("/bin/cat")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 7, Gid: 7}}
-	if err := cmd.Start(); err != nil {
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
 		return err
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
+	if _, err := in.Write([]byte("x")); err != nil {
+		return err
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		return err
+	}
 	return unix.PtraceAttach(cmd.Process.Pid)
 }
 
